@@ -1,0 +1,2 @@
+//! host/daemon
+fn main() {}

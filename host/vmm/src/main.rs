@@ -1,0 +1,2 @@
+//! host/vmm
+fn main() {}

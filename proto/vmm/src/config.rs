@@ -1,0 +1,55 @@
+//! What a VMM is told when it starts.
+
+use serde::{Deserialize, Serialize};
+use std::os::fd::RawFd;
+
+/// The machine and the descriptors that the VMM inherits.
+///
+/// The descriptors are numbers in the VMM's own table; each must be open and of the kind named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmmConfig {
+    /// Number of virtual CPUs, 1 to 32.
+    pub vcpus: u8,
+    /// Guest memory in MiB, at least 64.
+    pub memory_mib: u64,
+    /// Guest kernel command line; the same for every pod.
+    pub cmdline: String,
+    /// `/dev/kvm`.
+    pub kvm_fd: RawFd,
+    /// The guest kernel, an ELF image, open for reading.
+    pub kernel_fd: RawFd,
+    /// The initramfs, open for reading.
+    pub initrd_fd: RawFd,
+    /// Listening `SOCK_SEQPACKET` socket for control.
+    pub control_fd: RawFd,
+    /// Listening `SOCK_STREAM` socket for connections into the guest.
+    pub vsock_fd: RawFd,
+    /// Read-only disk slots (serials [`DiskSlot::ReadOnly`] 0 to n-1), all empty at boot.
+    pub read_only_slots: u8,
+    /// Read-write disk slots (serials [`DiskSlot::ReadWrite`] 0 to n-1), all empty at boot.
+    pub read_write_slots: u8,
+    /// Whether the machine has a network interface, its tap bound later.
+    pub network: bool,
+}
+
+/// A disk slot of the fixed machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskSlot {
+    /// For images: the device refuses writes.
+    ReadOnly(u8),
+    /// For scratch disks and block volumes.
+    ReadWrite(u8),
+}
+
+impl DiskSlot {
+    /// The serial number by which the guest finds the disk (`/sys/block/*/serial`): `ro0`, `rw0`, ...
+    #[must_use]
+    pub fn serial(self) -> String {
+        match self {
+            Self::ReadOnly(index) => format!("ro{index}"),
+            Self::ReadWrite(index) => format!("rw{index}"),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Packets with descriptors over a `SOCK_SEQPACKET` Unix socket.
+
+use crate::message::MAX_PACKET;
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// The most descriptors that one packet carries.
+pub const MAX_FDS: usize = 4;
+
+/// What can go wrong with a packet.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// The socket failed.
+    #[error("The socket failed")]
+    Socket(#[source] Errno),
+    /// The packet or its descriptors did not fit.
+    #[error(
+        "A packet was longer than {MAX_PACKET} bytes or carried more than {MAX_FDS} descriptors"
+    )]
+    TooLong,
+    /// The packet is not what this version of the protocol knows.
+    #[error("A packet could not be understood")]
+    Malformed(#[source] serde_json::Error),
+}
+
+/// Sends one packet.
+///
+/// # Errors
+/// [`WireError::TooLong`] before anything is sent; [`WireError::Socket`] from `sendmsg(2)`, `EAGAIN`
+/// on a non-blocking socket included.
+pub fn send(
+    socket: impl AsFd,
+    message: &impl Serialize,
+    fds: &[BorrowedFd<'_>],
+) -> Result<(), WireError> {
+    let bytes = serde_json::to_vec(message).map_err(WireError::Malformed)?;
+    if bytes.len() > MAX_PACKET || fds.len() > MAX_FDS {
+        return Err(WireError::TooLong);
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(WireError::TooLong);
+    }
+    let flags = SendFlags::NOSIGNAL;
+    rustix::io::retry_on_intr(|| sendmsg(&socket, &[IoSlice::new(&bytes)], &mut control, flags))
+        .map_err(WireError::Socket)?;
+    Ok(())
+}
+
+/// Receives one packet and its descriptors; `None` when the peer has closed.
+///
+/// # Errors
+/// [`WireError::Socket`] from `recvmsg(2)`, `EAGAIN` on a non-blocking socket included;
+/// [`WireError::TooLong`] and [`WireError::Malformed`] by what the peer sent.
+pub fn receive<T: DeserializeOwned>(
+    socket: impl AsFd,
+) -> Result<Option<(T, Vec<OwnedFd>)>, WireError> {
+    let mut bytes = vec![0_u8; MAX_PACKET];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let result = rustix::io::retry_on_intr(|| {
+        recvmsg(
+            &socket,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        )
+    })
+    .map_err(WireError::Socket)?;
+    let fds: Vec<OwnedFd> = control
+        .drain()
+        .filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    if result
+        .flags
+        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+    {
+        return Err(WireError::TooLong);
+    }
+    // No message of the protocol is empty, so an empty packet is the end of the connection.
+    let packet = bytes.get(..result.bytes).unwrap_or_default();
+    if packet.is_empty() {
+        return Ok(None);
+    }
+    let message = serde_json::from_slice(packet).map_err(WireError::Malformed)?;
+    Ok(Some((message, fds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{WireError, receive, send};
+    use crate::{MAX_PACKET, Reply, Request};
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    use std::os::fd::{AsFd, OwnedFd};
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_packet_arrives_with_its_descriptor() {
+        let (ours, theirs) = pair();
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let request = Request::BindDisk {
+            slot: crate::DiskSlot::ReadOnly(3),
+        };
+        send(&ours, &request, &[write.as_fd()]).unwrap();
+        drop(write);
+        let (got, fds) = receive::<Request>(&theirs).unwrap().unwrap();
+        assert_eq!(got, request);
+        rustix::io::write(&fds[0], b"x").unwrap();
+        let mut byte = [0];
+        assert_eq!(rustix::io::read(&read, &mut byte).unwrap(), 1);
+        drop(ours);
+        assert!(receive::<Request>(&theirs).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_too_long_or_unknown_is_refused() {
+        let (ours, theirs) = pair();
+        let long = Reply::Console {
+            text: "x".repeat(MAX_PACKET),
+        };
+        assert!(matches!(send(&ours, &long, &[]), Err(WireError::TooLong)));
+        rustix::net::send(
+            &ours,
+            &[b'x'; MAX_PACKET + 1],
+            rustix::net::SendFlags::empty(),
+        )
+        .unwrap();
+        assert!(matches!(
+            receive::<Request>(&theirs),
+            Err(WireError::TooLong)
+        ));
+        for text in [r#"{"action":"nonsense"}"#, "{"] {
+            rustix::net::send(&ours, text.as_bytes(), rustix::net::SendFlags::empty()).unwrap();
+            assert!(
+                matches!(receive::<Request>(&theirs), Err(WireError::Malformed(_))),
+                "{text}"
+            );
+        }
+    }
+}
