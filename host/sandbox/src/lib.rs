@@ -1,1 +1,42 @@
-//! placeholder
+//! Pods: their sandboxes, their containers, and what is remembered of them.
+//!
+//! [`Sandboxes`] is the node's set of pods. Each [`Sandbox`] is driven by one task (see
+//! [`sandbox`]); it lives in a [`place::Place`], today always a virtual machine ([`vm`]), where an
+//! agent runs its [`Container`]s. Intent is written to the [`store`] before it is acted upon.
+//!
+//! The crate knows nothing of gRPC services or images: the daemon resolves an image and hands over
+//! its disk as an open file.
+
+mod agent;
+mod cgroup;
+mod config;
+mod container;
+mod disks;
+mod error;
+mod exec;
+mod id;
+mod io;
+mod names;
+pub mod phases;
+mod place;
+mod record;
+mod registry;
+mod restore;
+pub mod sandbox;
+mod scratch;
+mod spec;
+mod store;
+mod vm;
+
+pub use config::{NodeConfig, RuntimeConfig};
+pub use container::{Container, ContainerImage};
+pub use error::{Kind, SandboxError};
+pub use exec::{ExecOutput, ExecRequest, Execution};
+pub use io::{OutputChunk, StreamKind};
+pub use record::{ContainerRecord, ContainerState, ExitRecord, SandboxRecord, SandboxState};
+pub use registry::Sandboxes;
+pub use sandbox::Sandbox;
+pub use vm::kvm;
+
+/// The result of this crate's functions.
+pub type Result<T, E = SandboxError> = std::result::Result<T, E>;

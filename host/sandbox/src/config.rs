@@ -1,0 +1,57 @@
+//! What the daemon's configuration says about pods.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Where things are on the node.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// What survives a reboot: the state store, the scratch template.
+    pub root: PathBuf,
+    /// What does not: sockets, scratch disks.
+    pub state: PathBuf,
+    /// The VMM's program.
+    pub vmm: PathBuf,
+    /// The parent of pod cgroups for pods whose request names none, beneath the cgroup v2 mount.
+    pub cgroup_parent: PathBuf,
+}
+
+/// A runtime handler: how its pods' VMs are built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RuntimeConfig {
+    /// The guest kernel, an ELF image.
+    pub kernel: PathBuf,
+    /// The initramfs with the agent.
+    pub initramfs: PathBuf,
+    /// Virtual CPUs of a pod whose request says nothing.
+    pub cpus: u8,
+    /// Memory in MiB for the containers of a pod whose request says nothing.
+    pub memory_mib: u64,
+    /// Memory in MiB that the guest's kernel and agent get on top.
+    pub overhead_mib: u64,
+    /// Size of the scratch disk in MiB; it is sparse.
+    pub scratch_mib: u64,
+    /// Slots for image disks: so many different images a pod can use.
+    pub read_only_slots: u8,
+    /// Slots for the scratch disk and block volumes.
+    pub read_write_slots: u8,
+    /// How long a guest may take from the start of its VMM until it announces itself, in seconds.
+    pub boot_timeout_seconds: u64,
+}
+
+impl Default for RuntimeConfig {
+    fn default() -> Self {
+        Self {
+            kernel: "/usr/lib/bulkhead/vmlinux".into(),
+            initramfs: "/usr/lib/bulkhead/initramfs".into(),
+            cpus: 1,
+            memory_mib: 256,
+            overhead_mib: 64,
+            scratch_mib: 10 * 1024,
+            read_only_slots: 8,
+            read_write_slots: 4,
+            boot_timeout_seconds: 30,
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! A container of a pod.
+//!
+//! ```text
+//!             start              exit event, log complete
+//!   Created ---------> Running ---------------------------> Exited
+//!      |                                                      ^
+//!      +---- start refused, killed, or the place has ended ---+
+//! ```
+//!
+//! [`Container::start`] alone moves to Running; the pod's driver, which receives the agent's events,
+//! alone moves to Exited.
+
+use crate::io::{ContainerIo, Pump};
+use crate::phases::wall_clock_ns;
+use crate::record::{ContainerRecord, ContainerState, ExitRecord};
+use crate::sandbox::{Running, Sandbox};
+use crate::{Result, SandboxError};
+use bulkhead_agent_api::agent::Exit;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// SIGKILL.
+const KILL: u32 = 9;
+
+/// What a container needs to know of its image.
+#[derive(Debug, Clone, Default)]
+pub struct ContainerImage {
+    /// Digest of the image's configuration.
+    pub id: String,
+    /// By which it can be pulled again.
+    pub reference: String,
+    /// The image's entrypoint.
+    pub entrypoint: Vec<String>,
+    /// The image's default arguments.
+    pub cmd: Vec<String>,
+    /// The image's variables, `NAME=value`.
+    pub env: Vec<String>,
+    /// The image's working directory, empty for none.
+    pub working_dir: String,
+    /// The image's user, `user[:group]`, empty for root.
+    pub user: String,
+    /// The image's stop signal, empty for SIGTERM.
+    pub stop_signal: String,
+}
+
+/// A container of a pod.
+pub struct Container {
+    pub(crate) sandbox: Arc<Sandbox>,
+    record: ContainerRecord,
+    state: watch::Sender<ContainerState>,
+    started_at: AtomicI64,
+    pub(crate) io: Arc<ContainerIo>,
+    pump: Mutex<Option<JoinHandle<()>>>,
+    /// Held by the one who removes it.
+    removal: tokio::sync::Mutex<()>,
+    /// Once true, the store is not written again.
+    removed: tokio::sync::Mutex<bool>,
+}
+
+impl Container {
+    pub(crate) fn new(sandbox: Arc<Sandbox>, record: ContainerRecord) -> Arc<Self> {
+        let started_at = match &record.state {
+            ContainerState::Running { started_at } => *started_at,
+            _ => 0,
+        };
+        Arc::new(Self {
+            sandbox,
+            state: watch::Sender::new(record.state.clone()),
+            started_at: AtomicI64::new(started_at),
+            record,
+            io: Arc::default(),
+            pump: Mutex::default(),
+            removal: tokio::sync::Mutex::default(),
+            removed: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.record.id
+    }
+
+    /// What is remembered of it, with its present state.
+    #[must_use]
+    pub fn record(&self) -> ContainerRecord {
+        ContainerRecord {
+            state: self.state(),
+            ..self.record.clone()
+        }
+    }
+
+    /// Where it is in its life.
+    #[must_use]
+    pub fn state(&self) -> ContainerState {
+        self.state.borrow().clone()
+    }
+
+    /// Connects the output streams, which go to the log, and the input stream.
+    pub(crate) async fn connect_streams(&self, running: &Running) -> Result<()> {
+        let ids = self.record.streams;
+        let path = &self.record.log_path;
+        let log = Pump::open_log(path)
+            .await
+            .map_err(SandboxError::io(format!("open the log {}", path.display())))?;
+        if ids.stdin != 0 {
+            let (_, write) = running.agent.stream(ids.stdin).await?.into_split();
+            self.io.set_stdin(write).await;
+        }
+        let mut outputs = [None, None];
+        for (output, id) in outputs.iter_mut().zip([ids.stdout, ids.stderr]) {
+            if id != 0 {
+                *output = Some(running.agent.stream(id).await?);
+            }
+        }
+        let pump = Pump {
+            container: self.record.id.clone(),
+            log,
+            io: Arc::clone(&self.io),
+        };
+        let [stdout, stderr] = outputs;
+        let task = pump.spawn(stdout, stderr);
+        *self.pump.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        Ok(())
+    }
+
+    /// Lets the container's program run.
+    ///
+    /// # Errors
+    /// [`SandboxError::WrongState`] unless it is created; the agent's refusal, NOT_FOUND if the
+    /// program is not in the image: then the container has exited with status 128.
+    pub async fn start(&self) -> Result<()> {
+        let running = self.sandbox.running()?;
+        if self.state() != ContainerState::Created {
+            return Err(self.wrong_state("only a created container can be started"));
+        }
+        let now = wall_clock_ns();
+        self.started_at.store(now, Ordering::Release);
+        running.agent.start_container(self.id()).await?;
+        self.state.send_if_modified(|state| {
+            // It may have exited already.
+            let created = *state == ContainerState::Created;
+            if created {
+                *state = ContainerState::Running { started_at: now };
+            }
+            created
+        });
+        self.store().await
+    }
+
+    /// Stops the container: its stop signal, `grace` to end by itself, then SIGKILL. Returns when
+    /// it has exited and its log is complete. Any number of callers may do so at once.
+    ///
+    /// # Errors
+    /// Those of the agent.
+    pub async fn stop(&self, grace: Duration) -> Result<()> {
+        if let ContainerState::Running { .. } = self.state()
+            && !grace.is_zero()
+        {
+            self.signal("", self.record.stop_signal, false).await?;
+            if tokio::time::timeout(grace, self.exited()).await.is_ok() {
+                return Ok(());
+            }
+            tracing::info!(
+                container = self.id(),
+                ?grace,
+                "Killing what did not stop in time"
+            );
+        }
+        self.kill().await
+    }
+
+    /// Kills every process of the container and waits until it has exited.
+    ///
+    /// # Errors
+    /// Those of the agent.
+    pub async fn kill(&self) -> Result<()> {
+        if !matches!(self.state(), ContainerState::Exited(_)) {
+            self.signal("", KILL, true).await?;
+            self.exited().await;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn signal(&self, exec: &str, signal: u32, all: bool) -> Result<()> {
+        let Ok(running) = self.sandbox.running() else {
+            // The driver is about to mark it exited, for its place has ended.
+            return Ok(());
+        };
+        match running.agent.signal(self.id(), exec, signal, all).await {
+            Err(SandboxError::PlaceEnded { .. }) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Sets the size of the terminal, in characters.
+    ///
+    /// # Errors
+    /// Those of the agent.
+    pub async fn resize(&self, width: u32, height: u32) -> Result<()> {
+        self.sandbox
+            .running()?
+            .agent
+            .resize(self.id(), "", (width, height))
+            .await
+    }
+
+    /// Waits until it has exited, and tells how.
+    pub async fn exited(&self) -> ExitRecord {
+        let mut state = self.state.subscribe();
+        let exited = state
+            .wait_for(|state| matches!(state, ContainerState::Exited(_)))
+            .await;
+        match exited.as_deref() {
+            Ok(ContainerState::Exited(exit)) => exit.clone(),
+            _ => ExitRecord::default(),
+        }
+    }
+
+    /// Watches its output from now on; the receiver ends with the output.
+    #[must_use]
+    pub fn watch_output(&self) -> mpsc::Receiver<crate::OutputChunk> {
+        self.io.watch()
+    }
+
+    /// Writes to its standard input; what comes after the end is dropped.
+    pub async fn write_stdin(&self, bytes: &[u8]) {
+        self.io.write_stdin(bytes).await;
+    }
+
+    /// Ends its standard input.
+    pub async fn close_stdin(&self) {
+        self.io.close_stdin().await;
+    }
+
+    /// The driver's part: the agent says that it has exited. Becomes visible when the log is
+    /// complete.
+    pub(crate) async fn on_exit(&self, exit: Exit) {
+        let code = i32::try_from(exit.code).unwrap_or(255);
+        let (reason, message) = match (exit.error.is_empty(), exit.oom_killed, code) {
+            (false, _, _) => ("StartError", exit.error),
+            (true, true, _) => ("OOMKilled", String::new()),
+            (true, false, 0) => ("Completed", String::new()),
+            (true, false, _) => ("Error", String::new()),
+        };
+        let finished_at = i64::try_from(exit.finished_ns).unwrap_or_else(|_| wall_clock_ns());
+        self.finish(code, reason, message, finished_at).await;
+    }
+
+    /// The driver's part: the pod's place has ended, and the container with it.
+    pub(crate) async fn on_place_ended(&self, cause: &str) {
+        let message = format!("The pod's VM has ended: {cause}");
+        self.finish(137, "SandboxEnded", message, wall_clock_ns())
+            .await;
+    }
+
+    async fn finish(&self, code: i32, reason: &str, message: String, finished_at: i64) {
+        let pump = self
+            .pump
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(pump) = pump
+            && let Err(error) = pump.await
+        {
+            tracing::error!(container = self.id(), %error, "The task that writes the log failed");
+        }
+        let exit = ExitRecord {
+            started_at: self.started_at.load(Ordering::Acquire),
+            finished_at,
+            code,
+            reason: reason.to_owned(),
+            message,
+        };
+        let changed = self.state.send_if_modified(|state| {
+            let first = !matches!(state, ContainerState::Exited(_));
+            if first {
+                *state = ContainerState::Exited(exit);
+            }
+            first
+        });
+        if changed && let Err(error) = self.store().await {
+            tracing::error!(container = self.id(), %error, "The exit could not be stored");
+        }
+    }
+
+    /// Writes the present state to the store, unless the container has been removed.
+    async fn store(&self) -> Result<()> {
+        let removed = self.removed.lock().await;
+        match *removed {
+            true => Ok(()),
+            false => {
+                self.sandbox
+                    .services
+                    .store
+                    .put_container(&self.record())
+                    .await
+            }
+        }
+    }
+
+    /// Kills it, removes what it has in the guest and its record. The second of two callers waits
+    /// for the first and finds nothing to do.
+    pub(crate) async fn remove(&self) -> Result<()> {
+        let _turn = self.removal.lock().await;
+        if *self.removed.lock().await {
+            return Ok(());
+        }
+        if let Ok(running) = self.sandbox.running() {
+            self.kill().await?;
+            let gone = async {
+                running.agent.remove_container(self.id()).await?;
+                running
+                    .disks
+                    .give_back(running.place.as_ref(), &self.record.image_id)
+                    .await
+            };
+            match gone.await {
+                // With its place everything of it in the guest is gone.
+                Err(SandboxError::PlaceEnded { .. }) => {}
+                result => result?,
+            }
+        }
+        let mut removed = self.removed.lock().await;
+        self.sandbox
+            .services
+            .store
+            .delete_container(self.id())
+            .await?;
+        *removed = true;
+        self.sandbox.forget_container(self.id());
+        Ok(())
+    }
+
+    pub(crate) fn wrong_state(&self, needed: &'static str) -> SandboxError {
+        let state = match self.state() {
+            ContainerState::Created => "created",
+            ContainerState::Running { .. } => "running",
+            ContainerState::Exited(_) => "exited",
+        };
+        SandboxError::WrongState {
+            what: "Container",
+            id: self.id().to_owned(),
+            state: state.to_owned(),
+            needed,
+        }
+    }
+}
+
+impl std::fmt::Debug for Container {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Container")
+            .field("record", &self.record())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,82 @@
+//! Names of pods and containers: each belongs to one at a time.
+
+use crate::{Result, SandboxError};
+use bulkhead_cri::v1;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Names in use. Clones share them.
+#[derive(Clone, Default)]
+pub(crate) struct Names {
+    owners: Arc<Mutex<HashMap<String, String>>>,
+}
+
+impl Names {
+    /// Takes a name for an id until [`Names::release`].
+    pub(crate) fn reserve(&self, what: &'static str, name: &str, id: &str) -> Result<()> {
+        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(owner) = owners.get(name) {
+            return Err(SandboxError::NameTaken {
+                what,
+                name: name.to_owned(),
+                id: owner.clone(),
+            });
+        }
+        owners.insert(name.to_owned(), id.to_owned());
+        Ok(())
+    }
+
+    /// Gives a name back; nothing happens if it belongs to another id by now.
+    pub(crate) fn release(&self, name: &str, id: &str) {
+        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        if owners.get(name).is_some_and(|owner| owner == id) {
+            owners.remove(name);
+        }
+    }
+}
+
+/// The name that a pod sandbox reserves.
+pub(crate) fn of_sandbox(config: &v1::PodSandboxConfig) -> Result<String> {
+    let metadata = config
+        .metadata
+        .as_ref()
+        .ok_or_else(|| missing("config.metadata"))?;
+    for (field, value) in [
+        ("config.metadata.name", &metadata.name),
+        ("config.metadata.namespace", &metadata.namespace),
+        ("config.metadata.uid", &metadata.uid),
+    ] {
+        if value.is_empty() {
+            return Err(missing(field));
+        }
+    }
+    let v1::PodSandboxMetadata {
+        name,
+        uid,
+        namespace,
+        attempt,
+    } = metadata;
+    Ok(format!("{name}_{namespace}_{uid}_{attempt}"))
+}
+
+/// The name that a container reserves.
+pub(crate) fn of_container(config: &v1::ContainerConfig, sandbox_id: &str) -> Result<String> {
+    let metadata = config
+        .metadata
+        .as_ref()
+        .ok_or_else(|| missing("config.metadata"))?;
+    if metadata.name.is_empty() {
+        return Err(missing("config.metadata.name"));
+    }
+    Ok(format!(
+        "{}_{sandbox_id}_{}",
+        metadata.name, metadata.attempt
+    ))
+}
+
+fn missing(field: &'static str) -> SandboxError {
+    SandboxError::InvalidField {
+        field,
+        problem: "must be set".to_owned(),
+    }
+}

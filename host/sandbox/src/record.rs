@@ -1,0 +1,149 @@
+//! What is remembered of pods and containers, in memory and in the store.
+
+use bulkhead_cri::v1;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+use crate::config::RuntimeConfig;
+use crate::phases::Phases;
+
+/// Where a sandbox is in its life; see [`crate::sandbox`] for who moves it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SandboxState {
+    /// Being set up.
+    Starting,
+    /// The agent serves.
+    Ready,
+    /// Being taken down.
+    Stopping,
+    /// Nothing of it is left but this record.
+    Ended {
+        /// Why.
+        cause: String,
+    },
+}
+
+impl SandboxState {
+    /// A word for messages.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Stopping => "stopping",
+            Self::Ended { .. } => "stopped",
+        }
+    }
+}
+
+/// A pod sandbox as it is stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SandboxRecord {
+    /// Its id.
+    pub id: String,
+    /// As the caller gave it.
+    pub config: v1::PodSandboxConfig,
+    /// The runtime handler's name.
+    pub handler: String,
+    /// The handler's settings when the pod was made.
+    pub runtime: RuntimeConfig,
+    /// Nanoseconds since the epoch.
+    pub created_at: i64,
+    /// Where it is in its life.
+    pub state: SandboxState,
+    /// The pod's cgroup on the host, beneath the cgroup v2 mount.
+    pub cgroup: PathBuf,
+    /// How long starting took, by phase.
+    #[serde(default)]
+    pub phases: Phases,
+    /// `uname -r` of the guest, once it has announced itself.
+    #[serde(default)]
+    pub guest_kernel: String,
+    /// The VMM, while it runs.
+    #[serde(default)]
+    pub vmm: Option<VmmIdentity>,
+}
+
+/// A process and a way to know it from another that got its number later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmmIdentity {
+    /// Process id.
+    pub pid: i32,
+    /// Start time, field 22 of `/proc/PID/stat`, in clock ticks since the boot of the node.
+    pub start_ticks: u64,
+}
+
+/// Where a container is in its life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ContainerState {
+    /// Its first process waits to be started.
+    Created,
+    /// It runs.
+    Running {
+        /// Nanoseconds since the epoch.
+        started_at: i64,
+    },
+    /// It has ended and its log is complete.
+    Exited(ExitRecord),
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// Nanoseconds since the epoch, 0 if it never ran.
+    pub started_at: i64,
+    /// Nanoseconds since the epoch.
+    pub finished_at: i64,
+    /// 0 to 255; 128 + signal when a signal ended it.
+    pub code: i32,
+    /// `Completed`, `Error`, `OOMKilled`, `StartError` or `SandboxEnded`.
+    pub reason: String,
+    /// More, for people.
+    pub message: String,
+}
+
+/// A container as it is stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    /// Its id.
+    pub id: String,
+    /// Its pod sandbox.
+    pub sandbox_id: String,
+    /// As the caller gave it.
+    pub config: v1::ContainerConfig,
+    /// The image's id (digest of its configuration).
+    pub image_id: String,
+    /// How the image can be pulled again, by digest where that is known.
+    pub image_ref: String,
+    /// Nanoseconds since the epoch.
+    pub created_at: i64,
+    /// Where it is in its life.
+    pub state: ContainerState,
+    /// The log on the host, empty for none.
+    pub log_path: PathBuf,
+    /// Its streams in the guest.
+    pub streams: StreamIds,
+    /// The signal that stops it.
+    pub stop_signal: u32,
+    /// What runs in it, for more processes like it.
+    pub process: oci_spec::runtime::Process,
+    /// "user[:group]" to be resolved in the image.
+    pub user: String,
+    /// The slot of its image.
+    pub image_slot: u8,
+}
+
+/// Stream ids of a process, 0 where there is none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamIds {
+    /// Standard input.
+    pub stdin: u64,
+    /// Standard output, or the terminal.
+    pub stdout: u64,
+    /// Standard error.
+    pub stderr: u64,
+    /// Whether it has a terminal.
+    pub terminal: bool,
+}

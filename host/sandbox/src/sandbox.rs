@@ -1,0 +1,447 @@
+//! A pod sandbox and the one task that drives it.
+//!
+//! ```text
+//!              agent configured
+//!   Starting --------------------> Ready
+//!      |                            |  \
+//!      | failed, stopped            |   \ stop asked for
+//!      v                            |    v
+//!    Ended <------------------------+  Stopping
+//!      ^        the place ended by itself  |
+//!      +-----------------------------------+
+//! ```
+//!
+//! Only the driver ([`drive`]) moves the state. Others ask it to stop ([`Sandbox::stop`]) and watch.
+//! Ended means that nothing of the pod is left on the node but its record: the VMM's process, its
+//! cgroup and its directory are gone.
+
+use crate::agent::Agent;
+use crate::cgroup::PodCgroup;
+use crate::config::NodeConfig;
+use crate::container::Container;
+use crate::disks::ImageDisks;
+use crate::phases::monotonic_ns;
+use crate::place::Place;
+use crate::record::{SandboxRecord, SandboxState};
+use crate::scratch::ScratchMaker;
+use crate::store::Store;
+use crate::vm::{Feed, Vm, VmRequest};
+use crate::{Result, SandboxError};
+use bulkhead_agent_api::agent::{Announcement, Exit};
+use bulkhead_vmm_api::DiskSlot;
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+mod configure;
+
+/// The scratch disk's slot.
+const SCRATCH: DiskSlot = DiskSlot::ReadWrite(0);
+/// How long a guest may take to end by itself before its VM is ended.
+const POWER_OFF_LIMIT: Duration = Duration::from_secs(10);
+
+/// What all sandboxes of the node share.
+pub(crate) struct Services {
+    pub(crate) config: NodeConfig,
+    pub(crate) store: Store,
+    pub(crate) scratch: ScratchMaker,
+}
+
+/// A pod sandbox.
+pub struct Sandbox {
+    pub(crate) services: Arc<Services>,
+    record: Mutex<SandboxRecord>,
+    state: watch::Sender<SandboxState>,
+    stop: CancellationToken,
+    running: OnceLock<Arc<Running>>,
+    containers: Mutex<BTreeMap<String, Arc<Container>>>,
+}
+
+/// What a sandbox has from Ready on.
+pub(crate) struct Running {
+    pub(crate) place: Arc<dyn Place>,
+    pub(crate) agent: Agent,
+    pub(crate) disks: ImageDisks,
+    pub(crate) exits: Exits,
+}
+
+/// Who waits for the end of which exec.
+#[derive(Default)]
+pub(crate) struct Exits {
+    waiting: Mutex<HashMap<String, oneshot::Sender<Exit>>>,
+}
+
+impl Exits {
+    /// Must be called before the process is started, so that its end cannot be missed.
+    pub(crate) fn expect(&self, exec_id: &str) -> oneshot::Receiver<Exit> {
+        let (sender, receiver) = oneshot::channel();
+        self.lock().insert(exec_id.to_owned(), sender);
+        receiver
+    }
+
+    pub(crate) fn forget(&self, exec_id: &str) {
+        self.lock().remove(exec_id);
+    }
+
+    fn tell(&self, exit: Exit) {
+        if let Some(sender) = self.lock().remove(&exit.exec_id) {
+            // Nobody may be interested any more.
+            let _ = sender.send(exit);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, oneshot::Sender<Exit>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sandbox {
+    pub(crate) fn new(services: Arc<Services>, record: SandboxRecord) -> Arc<Self> {
+        Arc::new(Self {
+            services,
+            state: watch::Sender::new(record.state.clone()),
+            record: Mutex::new(record),
+            stop: CancellationToken::new(),
+            running: OnceLock::new(),
+            containers: Mutex::default(),
+        })
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> String {
+        self.lock_record().id.clone()
+    }
+
+    /// What is remembered of it, with its present state.
+    #[must_use]
+    pub fn record(&self) -> SandboxRecord {
+        SandboxRecord {
+            state: self.state.borrow().clone(),
+            ..self.lock_record().clone()
+        }
+    }
+
+    /// Its containers.
+    #[must_use]
+    pub fn containers(&self) -> Vec<Arc<Container>> {
+        self.lock_containers().values().cloned().collect()
+    }
+
+    pub(crate) fn add_container(&self, container: &Arc<Container>) {
+        self.lock_containers()
+            .insert(container.id().to_owned(), Arc::clone(container));
+    }
+
+    pub(crate) fn forget_container(&self, id: &str) {
+        self.lock_containers().remove(id);
+    }
+
+    /// The way to the agent, while the sandbox is ready.
+    pub(crate) fn running(&self) -> Result<Arc<Running>> {
+        let state = self.state.borrow().clone();
+        match (state, self.running.get()) {
+            (SandboxState::Ready, Some(running)) => Ok(Arc::clone(running)),
+            (state, _) => Err(SandboxError::WrongState {
+                what: "Pod sandbox",
+                id: self.id(),
+                state: match &state {
+                    SandboxState::Ended { cause } => format!("{} ({cause})", state.word()),
+                    _ => state.word().to_owned(),
+                },
+                needed: "it must be ready for this",
+            }),
+        }
+    }
+
+    /// Takes the sandbox down and waits until nothing of it is left. Any number of callers may do
+    /// so, at any time.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        let mut state = self.state.subscribe();
+        // The driver holds a reference to the sender, so this cannot fail before it is Ended.
+        let _ = state
+            .wait_for(|state| matches!(state, SandboxState::Ended { .. }))
+            .await;
+    }
+
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.services.config.state.join("pods").join(self.id())
+    }
+
+    fn cgroup(&self) -> PodCgroup {
+        PodCgroup::at(&self.lock_record().cgroup)
+    }
+
+    /// Intent first: the store knows before anybody else does.
+    async fn enter(&self, state: SandboxState) {
+        let record = SandboxRecord {
+            state: state.clone(),
+            ..self.lock_record().clone()
+        };
+        if let Err(error) = self.services.store.put_sandbox(&record).await {
+            tracing::error!(pod = record.id, %error, "The pod's state could not be stored");
+        }
+        self.state.send_replace(state);
+    }
+
+    fn lock_record(&self) -> std::sync::MutexGuard<'_, SandboxRecord> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_containers(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Container>>> {
+        self.containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Drives a sandbox from Starting to Ended. `started` learns whether it became ready; when it hears
+/// of a failure, everything that had been made is gone again.
+pub(crate) async fn drive(sandbox: Arc<Sandbox>, started: oneshot::Sender<Result<()>>) {
+    match start(&sandbox).await {
+        Ok(running) => {
+            let running = Arc::new(running);
+            // Set once, here, before anybody can see Ready.
+            let _ = sandbox.running.set(Arc::clone(&running));
+            sandbox.enter(SandboxState::Ready).await;
+            let _ = started.send(Ok(()));
+            run(&sandbox, &running, 0).await;
+        }
+        Err(error) => {
+            take_down(&sandbox, &error.to_string()).await;
+            let _ = started.send(Err(error));
+        }
+    }
+}
+
+/// Drives a sandbox that an earlier daemon left ready, from an event on.
+pub(crate) async fn drive_adopted(sandbox: Arc<Sandbox>, running: Arc<Running>, after: u64) {
+    let _ = sandbox.running.set(Arc::clone(&running));
+    sandbox.state.send_replace(SandboxState::Ready);
+    run(&sandbox, &running, after).await;
+}
+
+async fn start(sandbox: &Sandbox) -> Result<Running> {
+    let began = monotonic_ns();
+    let record = sandbox.record();
+    let size = configure::size(&record)?;
+    let directory = sandbox.directory();
+    let cgroup = sandbox.cgroup();
+    tokio::fs::create_dir_all(&directory)
+        .await
+        .map_err(SandboxError::io(format!(
+            "make the pod's directory {}",
+            directory.display()
+        )))?;
+    cgroup.create().await?;
+    let bytes = record.runtime.scratch_mib << 20;
+    let scratch = sandbox
+        .services
+        .scratch
+        .make(directory.join("scratch.img"), bytes)
+        .await?;
+    let spawned = monotonic_ns();
+    let (vm, feed) = Vm::start(VmRequest {
+        pod: &record.id,
+        directory: &directory,
+        program: &sandbox.services.config.vmm,
+        runtime: &record.runtime,
+        cgroup: &cgroup,
+        vcpus: size.vcpus,
+        memory_mib: size.memory_mib,
+    })
+    .await?;
+    {
+        let mut record = sandbox.lock_record();
+        record.vmm = Some(vm.identity());
+        record.phases.prepare_ns = spawned - began;
+    }
+    sandbox
+        .services
+        .store
+        .put_sandbox(&sandbox.record())
+        .await?;
+    let vm = Arc::new(vm);
+    tokio::select! {
+        biased;
+        () = sandbox.stop.cancelled() => Err(SandboxError::Stopped { pod: record.id }),
+        result = boot(sandbox, &vm, feed, scratch, spawned) => result,
+    }
+}
+
+/// From the VMM's start to a configured agent.
+async fn boot(
+    sandbox: &Sandbox,
+    vm: &Arc<Vm>,
+    mut feed: Feed,
+    scratch: std::os::fd::OwnedFd,
+    spawned: u64,
+) -> Result<Running> {
+    let record = sandbox.record();
+    let limit = Duration::from_secs(record.runtime.boot_timeout_seconds);
+    let announced = tokio::select! {
+        biased;
+        cause = vm.ended() => Err(SandboxError::BootFailed { pod: record.id.clone(), cause }),
+        result = tokio::time::timeout(limit, feed.announcement(&record.id)) => match result {
+            Ok(Ok(announcement)) => Ok(announcement),
+            // A feed that breaks is most often a VMM that has just ended; that is the better story.
+            Ok(Err(error)) => match tokio::time::timeout(Duration::from_secs(1), vm.ended()).await {
+                Ok(cause) => Err(SandboxError::BootFailed { pod: record.id.clone(), cause }),
+                Err(_) => Err(error),
+            },
+            Err(_) => Err(SandboxError::BootTimeout {
+                pod: record.id.clone(),
+                limit,
+                console: vm.console().await,
+            }),
+        },
+    }?;
+    let ready = monotonic_ns();
+    check_version(&record.id, &announced)?;
+    let status = vm.status().await?;
+    let place: Arc<dyn Place> = Arc::clone(vm) as Arc<dyn Place>;
+    let agent = Agent::connect(&record.id, Arc::clone(&place)).await?;
+    place.bind_disk(SCRATCH, scratch).await?;
+    agent
+        .configure(&configure::request(&record, SCRATCH))
+        .await?;
+    {
+        let mut record = sandbox.lock_record();
+        let in_agent = announced.ready_ns.saturating_sub(announced.init_started_ns);
+        let phases = &mut record.phases;
+        phases.vmm_start_ns = status.vcpus_started_ns.saturating_sub(spawned);
+        phases.kernel_ns = ready
+            .saturating_sub(in_agent)
+            .saturating_sub(status.vcpus_started_ns);
+        phases.agent_ready_ns = in_agent;
+        phases.configure_ns = monotonic_ns() - ready;
+        record.guest_kernel = announced.kernel_release;
+    }
+    Ok(Running {
+        place,
+        agent,
+        disks: ImageDisks::new(&record.id, record.runtime.read_only_slots),
+        exits: Exits::default(),
+    })
+}
+
+fn check_version(pod: &str, announced: &Announcement) -> Result<()> {
+    match announced.version {
+        bulkhead_agent_api::VERSION => Ok(()),
+        version => Err(SandboxError::AgentVersion {
+            pod: pod.to_owned(),
+            version,
+            ours: bulkhead_agent_api::VERSION,
+        }),
+    }
+}
+
+/// From Ready to Ended.
+async fn run(sandbox: &Sandbox, running: &Running, after: u64) {
+    let pod = sandbox.id();
+    let mut events = std::pin::pin!(follow_events(sandbox, running, after));
+    let cause = tokio::select! {
+        cause = running.place.ended() => cause,
+        cause = &mut events => cause,
+        () = sandbox.stop.cancelled() => {
+            sandbox.enter(SandboxState::Stopping).await;
+            // Exits must still be heard while the containers are killed.
+            tokio::select! {
+                _ = tokio::time::timeout(POWER_OFF_LIMIT, power_off(sandbox, running)) => {}
+                _ = &mut events => {}
+            }
+            "stopped".to_owned()
+        }
+    };
+    if !sandbox.stop.is_cancelled() {
+        tracing::error!(pod, cause, "The pod's VM ended by itself");
+    }
+    running.place.end().await;
+    running.exits.lock().clear();
+    take_down(sandbox, &cause).await;
+}
+
+/// Kills the containers, so that their last output arrives, and lets the guest end by itself.
+async fn power_off(sandbox: &Sandbox, running: &Running) {
+    for container in sandbox.containers() {
+        if !matches!(container.state(), crate::ContainerState::Exited(_))
+            && running
+                .agent
+                .signal(container.id(), "", 9, true)
+                .await
+                .is_ok()
+        {
+            container.exited().await;
+        }
+    }
+    match running.agent.shutdown().await {
+        Ok(()) => drop(running.place.ended().await),
+        Err(error) => {
+            tracing::warn!(pod = sandbox.id(), %error, "The guest did not shut down by itself");
+        }
+    }
+}
+
+/// Takes the agent's events as long as they come; returns why they ended.
+async fn follow_events(sandbox: &Sandbox, running: &Running, after: u64) -> String {
+    let mut events = match running.agent.events(after).await {
+        Ok(events) => events,
+        Err(error) => return error.to_string(),
+    };
+    loop {
+        match events.recv().await {
+            Ok(Some(event)) => {
+                if let Some(exit) = event.exit.into_option() {
+                    on_exit(sandbox, running, exit);
+                }
+            }
+            Ok(None) => return "the agent ended its events".to_owned(),
+            Err(error) => return format!("the connection to the agent failed: {error}"),
+        }
+    }
+}
+
+fn on_exit(sandbox: &Sandbox, running: &Running, exit: Exit) {
+    if !exit.exec_id.is_empty() {
+        running.exits.tell(exit);
+        return;
+    }
+    let container = sandbox.lock_containers().get(&exit.container_id).cloned();
+    if let Some(container) = container {
+        // In a task of its own: it waits for the log, and other events must not wait with it.
+        tokio::spawn(async move { container.on_exit(exit).await });
+    }
+}
+
+/// Takes down a sandbox that has no driver.
+pub(crate) async fn take_down(sandbox: &Sandbox, cause: &str) {
+    for container in sandbox.containers() {
+        container.on_place_ended(cause).await;
+    }
+    clean_up(sandbox).await;
+    sandbox
+        .enter(SandboxState::Ended {
+            cause: cause.to_owned(),
+        })
+        .await;
+}
+
+/// Removes what a pod has on the node besides its record. Succeeds if nothing is there.
+async fn clean_up(sandbox: &Sandbox) {
+    let (pod, directory) = (sandbox.id(), sandbox.directory());
+    if let Err(error) = sandbox.cgroup().destroy().await {
+        tracing::error!(pod, %error, "The pod's cgroup is left behind");
+    }
+    match tokio::fs::remove_dir_all(&directory).await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            let directory = directory.display();
+            tracing::error!(pod, %error, %directory, "The pod's directory is left behind");
+        }
+        _ => {}
+    }
+    sandbox.lock_record().vmm = None;
+}

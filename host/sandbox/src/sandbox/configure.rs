@@ -1,0 +1,203 @@
+//! How large a pod's VM is and what its agent is told.
+
+use crate::phases::wall_clock_ns;
+use crate::record::SandboxRecord;
+use crate::{Result, SandboxError};
+use bulkhead_agent_api::agent::{ConfigureRequest, File};
+use bulkhead_cri::v1;
+use bulkhead_vmm_api::DiskSlot;
+
+/// The most virtual CPUs that a VM has.
+const MAX_VCPUS: i64 = 32;
+/// The least memory for a pod's containers, MiB; less than this cannot work.
+const MIN_MEMORY_MIB: u64 = 16;
+/// Size of `/dev/shm`, as containerd's.
+const SHM_BYTES: u64 = 64 << 20;
+
+/// The size of a pod's VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Size {
+    pub(super) vcpus: u8,
+    pub(super) memory_mib: u64,
+}
+
+/// By the request's `linux.resources` and `linux.overhead`, else by the runtime handler.
+pub(super) fn size(record: &SandboxRecord) -> Result<Size> {
+    let runtime = &record.runtime;
+    let linux = record.config.linux.clone().unwrap_or_default();
+    let resources = linux.resources.unwrap_or_default();
+    let overhead = linux.overhead.unwrap_or_default();
+    let vcpus = match (resources.cpu_quota, resources.cpu_period) {
+        (quota, period) if quota > 0 && period > 0 => {
+            ((quota + period - 1) / period).clamp(1, MAX_VCPUS)
+        }
+        _ => i64::from(runtime.cpus),
+    };
+    let memory_mib = mib(resources.memory_limit_in_bytes).unwrap_or(runtime.memory_mib);
+    if memory_mib < MIN_MEMORY_MIB {
+        return Err(SandboxError::InvalidField {
+            field: "config.linux.resources.memory_limit_in_bytes",
+            problem: format!(
+                "{memory_mib} MiB is too little for a pod; {MIN_MEMORY_MIB} MiB is the least"
+            ),
+        });
+    }
+    let overhead_mib = mib(overhead.memory_limit_in_bytes)
+        .unwrap_or(0)
+        .max(runtime.overhead_mib);
+    Ok(Size {
+        vcpus: u8::try_from(vcpus).unwrap_or(1),
+        memory_mib: memory_mib + overhead_mib,
+    })
+}
+
+/// Bytes in MiB, rounded up; `None` where the request says nothing.
+fn mib(bytes: i64) -> Option<u64> {
+    let bytes = u64::try_from(bytes).ok().filter(|bytes| *bytes > 0)?;
+    Some(bytes.div_ceil(1 << 20))
+}
+
+/// What the agent is told to make the guest into this pod.
+pub(super) fn request(record: &SandboxRecord, scratch: DiskSlot) -> ConfigureRequest {
+    let config = &record.config;
+    let hostname = match config.hostname.is_empty() {
+        true => config
+            .metadata
+            .as_ref()
+            .map(|meta| meta.name.clone())
+            .unwrap_or_default(),
+        false => config.hostname.clone(),
+    };
+    let mut request = ConfigureRequest::new();
+    request.files = vec![
+        file("hostname", format!("{hostname}\n")),
+        file(
+            "hosts",
+            format!("127.0.0.1\tlocalhost\n::1\tlocalhost\n127.0.1.1\t{hostname}\n"),
+        ),
+        file(
+            "resolv.conf",
+            resolv_conf(&config.dns_config.clone().unwrap_or_default()),
+        ),
+    ];
+    request.hostname = hostname;
+    request.scratch_disk = scratch.serial();
+    let linux = config.linux.clone().unwrap_or_default();
+    request.sysctls = linux.sysctls;
+    request.time_ns = u64::try_from(wall_clock_ns()).unwrap_or(0);
+    request.shm_size = SHM_BYTES;
+    request
+}
+
+fn file(name: &str, content: String) -> File {
+    let mut file = File::new();
+    file.name = name.to_owned();
+    file.content = content.into_bytes();
+    file.mode = 0o644;
+    file
+}
+
+fn resolv_conf(dns: &v1::DnsConfig) -> String {
+    let mut lines = Vec::new();
+    if !dns.searches.is_empty() {
+        lines.push(format!("search {}\n", dns.searches.join(" ")));
+    }
+    lines.extend(
+        dns.servers
+            .iter()
+            .map(|server| format!("nameserver {server}\n")),
+    );
+    if !dns.options.is_empty() {
+        lines.push(format!("options {}\n", dns.options.join(" ")));
+    }
+    lines.concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Size, resolv_conf, size};
+    use crate::config::RuntimeConfig;
+    use crate::record::{SandboxRecord, SandboxState};
+    use bulkhead_cri::v1;
+
+    fn sized(quota: i64, memory: i64, overhead: i64) -> crate::Result<Size> {
+        let resources = |memory_limit_in_bytes, cpu_quota| v1::LinuxContainerResources {
+            memory_limit_in_bytes,
+            cpu_quota,
+            cpu_period: 100_000,
+            ..Default::default()
+        };
+        let linux = v1::LinuxPodSandboxConfig {
+            resources: Some(resources(memory, quota)),
+            overhead: Some(resources(overhead, 0)),
+            ..Default::default()
+        };
+        size(&SandboxRecord {
+            id: "pod".into(),
+            config: v1::PodSandboxConfig {
+                linux: Some(linux),
+                ..Default::default()
+            },
+            handler: String::new(),
+            runtime: RuntimeConfig {
+                cpus: 2,
+                memory_mib: 100,
+                overhead_mib: 64,
+                ..Default::default()
+            },
+            created_at: 0,
+            state: SandboxState::Starting,
+            cgroup: "pod".into(),
+            phases: Default::default(),
+            guest_kernel: String::new(),
+            vmm: None,
+        })
+    }
+
+    #[test]
+    fn the_request_wins_over_the_handler() {
+        assert_eq!(
+            sized(0, 0, 0).unwrap(),
+            Size {
+                vcpus: 2,
+                memory_mib: 164
+            }
+        );
+        assert_eq!(
+            sized(150_000, 200 << 20, 0).unwrap(),
+            Size {
+                vcpus: 2,
+                memory_mib: 264
+            }
+        );
+        assert_eq!(
+            sized(1, (16 << 20) + 1, 0).unwrap(),
+            Size {
+                vcpus: 1,
+                memory_mib: 81
+            }
+        );
+        assert_eq!(
+            sized(99 * 100_000, 0, 128 << 20).unwrap(),
+            Size {
+                vcpus: 32,
+                memory_mib: 228
+            }
+        );
+        let error = sized(0, 1 << 20, 0).unwrap_err().to_string();
+        assert!(error.contains("memory_limit_in_bytes"), "{error}");
+    }
+
+    #[test]
+    fn resolv_conf_has_what_the_request_has() {
+        let own = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let dns = v1::DnsConfig {
+            servers: own(&["10.0.0.1", "10.0.0.2"]),
+            searches: own(&["a.b", "b"]),
+            options: own(&["ndots:5"]),
+        };
+        let text = "search a.b b\nnameserver 10.0.0.1\nnameserver 10.0.0.2\noptions ndots:5\n";
+        assert_eq!(resolv_conf(&dns), text);
+        assert_eq!(resolv_conf(&v1::DnsConfig::default()), "");
+    }
+}

@@ -1,0 +1,157 @@
+//! Scratch disks: one sparse ext4 image per pod, copied from a template.
+//!
+//! The template is made once per node by `mkfs.ext4`. A copy takes only the blocks that hold
+//! something (or none on a file system with reflinks); the agent grows the file system to the
+//! disk's size when it mounts it.
+
+use crate::store::blocking;
+use crate::{Result, SandboxError};
+use rustix::fs::{SeekFrom, ioctl_ficlone, seek};
+use rustix::io::Errno;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Size of the template's file system: small, so that few blocks have to be copied.
+const TEMPLATE_BYTES: u64 = 64 << 20;
+/// The largest size to which the template's file system can grow online, for its reserved
+/// descriptor blocks.
+const MAX_BYTES: u64 = 1 << 40;
+
+/// Makes scratch disks.
+#[derive(Debug, Clone)]
+pub(crate) struct ScratchMaker {
+    template: PathBuf,
+}
+
+impl ScratchMaker {
+    /// A maker whose template is in `root`.
+    pub(crate) fn new(root: &Path) -> Self {
+        Self {
+            template: root.join("scratch-template.ext4"),
+        }
+    }
+
+    /// Makes a disk of `bytes` at `path`, which must not exist, and opens it for the VMM.
+    pub(crate) async fn make(&self, path: PathBuf, bytes: u64) -> Result<OwnedFd> {
+        let template = self.template.clone();
+        blocking(move || {
+            let source = match File::open(&template) {
+                Ok(file) => file,
+                Err(_) => make_template(&template)?,
+            };
+            copy(&source, &path, bytes).map_err(SandboxError::io(format!(
+                "make the scratch disk {}",
+                path.display()
+            )))
+        })
+        .await
+    }
+}
+
+fn make_template(path: &Path) -> Result<File> {
+    let failed = |doing: &str| SandboxError::io(format!("{doing} {}", path.display()));
+    // Several pods may find it missing at once: each makes its own, the last rename stands.
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let staging = directory.join(format!(".scratch-{}", crate::id::new_id()?));
+    let file = File::create_new(&staging).map_err(failed("make the scratch template"))?;
+    let made = file
+        .set_len(TEMPLATE_BYTES)
+        .map_err(failed("make the scratch template"))
+        .and_then(|()| run_mkfs(&staging))
+        .and_then(|()| {
+            std::fs::rename(&staging, path).map_err(failed("keep the scratch template"))
+        });
+    if let Err(error) = made {
+        // The first error is the one to tell; the staging file is removed at the next start too.
+        let _ = std::fs::remove_file(&staging);
+        return Err(error);
+    }
+    File::open(path).map_err(failed("open the scratch template"))
+}
+
+fn run_mkfs(path: &Path) -> Result<()> {
+    let resize = format!("resize={},lazy_itable_init=1,nodiscard", MAX_BYTES / 4096);
+    let output = Command::new("mkfs.ext4")
+        .args(["-q", "-F", "-b", "4096", "-m", "0", "-L", "scratch"])
+        .args(["-O", "^has_journal", "-i", "16384", "-E", &resize])
+        .arg(path)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(SandboxError::io(
+            "run mkfs.ext4; install Debian's e2fsprogs",
+        ))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(SandboxError::io("make the scratch template")(
+        std::io::Error::other(words),
+    ))
+}
+
+/// Copies the parts of `source` that hold data; the rest of the new file is a hole.
+fn copy(source: &File, path: &Path, bytes: u64) -> std::io::Result<OwnedFd> {
+    let mut target = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(path)?;
+    if ioctl_ficlone(&target, source).is_err() {
+        copy_data(source, &mut target)?;
+    }
+    target.set_len(bytes)?;
+    Ok(target.into())
+}
+
+fn copy_data(source: &File, target: &mut File) -> std::io::Result<()> {
+    let mut from = source.try_clone()?;
+    let mut end = 0;
+    loop {
+        let start = match seek(source, SeekFrom::Data(end)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        end = seek(source, SeekFrom::Hole(start))?;
+        from.seek(std::io::SeekFrom::Start(start))?;
+        target.seek(std::io::SeekFrom::Start(start))?;
+        std::io::copy(&mut Read::by_ref(&mut from).take(end - start), target)?;
+        target.flush()?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::copy;
+    use std::fs::File;
+    use std::io::{Seek, SeekFrom, Write};
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn a_copy_has_the_data_and_the_holes() {
+        let directory = tempfile::tempdir().unwrap();
+        let source_path = directory.path().join("source");
+        let mut source = File::create_new(&source_path).unwrap();
+        source.write_all(b"begin").unwrap();
+        source.seek(SeekFrom::Start(10 << 20)).unwrap();
+        source.write_all(b"far").unwrap();
+        source.set_len(20 << 20).unwrap();
+        let target = directory.path().join("target");
+        copy(&File::open(&source_path).unwrap(), &target, 40 << 20).unwrap();
+        let bytes = std::fs::read(&target).unwrap();
+        assert_eq!(bytes.len(), 40 << 20);
+        assert_eq!(&bytes[..5], b"begin");
+        assert_eq!(&bytes[10 << 20..(10 << 20) + 3], b"far");
+        assert!(
+            std::fs::metadata(&target).unwrap().blocks() * 512 < 1 << 20,
+            "stays sparse"
+        );
+        assert!(
+            copy(&source, &target, 1).is_err(),
+            "never writes over a file that exists"
+        );
+    }
+}

@@ -1,0 +1,86 @@
+//! What is asked for and cannot be had: refused by the name of its field.
+
+use crate::{Result, SandboxError};
+use bulkhead_cri::v1;
+use bulkhead_cri::v1::NamespaceMode;
+use bulkhead_cri::v1::security_profile::ProfileType;
+
+/// Refuses a pod that needs the host, or what is not built.
+pub(crate) fn sandbox(config: &v1::PodSandboxConfig) -> Result<()> {
+    let linux = config.linux.clone().unwrap_or_default();
+    let security = linux.security_context.unwrap_or_default();
+    if let Some(options) = &security.namespace_options {
+        namespaces("config.linux.security_context.namespace_options", options)?;
+    }
+    if !config.port_mappings.is_empty() {
+        return Err(not_built("config.port_mappings"));
+    }
+    Ok(())
+}
+
+/// Refuses a container that needs the host, or what is not built.
+pub(crate) fn container(config: &v1::ContainerConfig) -> Result<()> {
+    let linux = config.linux.clone().unwrap_or_default();
+    let security = linux.security_context.unwrap_or_default();
+    if let Some(options) = &security.namespace_options {
+        namespaces("config.linux.security_context.namespace_options", options)?;
+    }
+    let seccomp = security
+        .seccomp
+        .as_ref()
+        .map(v1::SecurityProfile::profile_type);
+    for (asked, field) in [
+        (!config.mounts.is_empty(), "config.mounts"),
+        (!config.devices.is_empty(), "config.devices"),
+        (!config.cdi_devices.is_empty(), "config.CDI_devices"),
+        (
+            seccomp == Some(ProfileType::Localhost),
+            "config.linux.security_context.seccomp (Localhost profile)",
+        ),
+    ] {
+        if asked {
+            return Err(not_built(field));
+        }
+    }
+    Ok(())
+}
+
+fn namespaces(field: &'static str, options: &v1::NamespaceOption) -> Result<()> {
+    for (name, mode) in [
+        ("network", options.network()),
+        ("pid", options.pid()),
+        ("ipc", options.ipc()),
+    ] {
+        if mode == NamespaceMode::Node {
+            return Err(SandboxError::InvalidField {
+                field,
+                problem: format!(
+                    "{name} is NODE, but a pod in a virtual machine cannot share the node's; give such pods another runtime handler"
+                ),
+            });
+        }
+    }
+    match options.pid() {
+        NamespaceMode::Container => Ok(()),
+        _ => Err(not_built(
+            "config.linux.security_context.namespace_options.pid other than CONTAINER",
+        )),
+    }?;
+    match options.userns_options {
+        Some(_) if !user_namespace_of_node(options) => Err(not_built(
+            "config.linux.security_context.namespace_options.userns_options",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn user_namespace_of_node(options: &v1::NamespaceOption) -> bool {
+    options
+        .userns_options
+        .as_ref()
+        .is_none_or(|user| user.mode() == NamespaceMode::Node)
+}
+
+fn not_built(what: &'static str) -> SandboxError {
+    SandboxError::Unsupported { what }
+}

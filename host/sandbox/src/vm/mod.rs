@@ -1,0 +1,196 @@
+//! A pod's virtual machine: one `bulkhead-vmm` process, its sockets, and its end.
+//!
+//! The daemon binds both listening sockets in the pod's directory and hands them over, so that a
+//! daemon started later finds the VMM again by path. The VMM gets its configuration, and with it
+//! permission to begin, only when it is in the pod's cgroup.
+
+pub(crate) mod announce;
+mod control;
+pub mod kvm;
+mod process;
+mod socket;
+mod watched;
+
+use crate::cgroup::PodCgroup;
+use crate::config::RuntimeConfig;
+use crate::place::Place;
+use crate::record::VmmIdentity;
+use crate::{Result, SandboxError};
+use async_trait::async_trait;
+use bulkhead_vmm_api::{DiskSlot, Reply, Request, VmmConfig, VmmStatus};
+use control::Control;
+use process::Process;
+use socket::PodDirectory;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use tokio::net::UnixStream;
+
+pub(crate) use announce::Feed;
+
+/// The guest's kernel command line, the same for every pod.
+const CMDLINE: &str = "console=ttyS0 quiet loglevel=4 panic=-1 reboot=k";
+
+/// What a new VM is made of.
+pub(crate) struct VmRequest<'a> {
+    pub(crate) pod: &'a str,
+    pub(crate) directory: &'a Path,
+    pub(crate) program: &'a Path,
+    pub(crate) runtime: &'a RuntimeConfig,
+    pub(crate) cgroup: &'a PodCgroup,
+    pub(crate) vcpus: u8,
+    pub(crate) memory_mib: u64,
+}
+
+/// A running VM.
+pub(crate) struct Vm {
+    pod: String,
+    directory: PodDirectory,
+    control: Control,
+    process: Process,
+    cgroup: PodCgroup,
+}
+
+impl Vm {
+    /// Starts a VM. The feed brings the connections that the guest opens, its announcement first.
+    pub(crate) async fn start(request: VmRequest<'_>) -> Result<(Self, Feed)> {
+        let kvm = kvm::open()?;
+        let kernel = open_part("guest kernel", "kernel", &request.runtime.kernel)?;
+        let initrd = open_part("initramfs", "initramfs", &request.runtime.initramfs)?;
+        let directory = PodDirectory::open(request.directory)?;
+        let control_listener = directory.listen_packets("control.sock")?;
+        let vsock_listener = directory.listen_stream("vsock.sock")?;
+        // Connected before the VMM exists, so no connection of the guest's can come too early.
+        let mut feed_control = Control::connect(request.pod, &directory)?;
+        feed_control.send(&Request::AcceptGuestConnections).await?;
+        let control = Control::connect(request.pod, &directory)?;
+        let mut files = process::Inherited::default();
+        let config = VmmConfig {
+            vcpus: request.vcpus,
+            memory_mib: request.memory_mib,
+            cmdline: CMDLINE.to_owned(),
+            kvm_fd: files.add(kvm),
+            kernel_fd: files.add(kernel),
+            initrd_fd: files.add(initrd),
+            control_fd: files.add(control_listener),
+            vsock_fd: files.add(vsock_listener),
+            read_only_slots: request.runtime.read_only_slots,
+            read_write_slots: request.runtime.read_write_slots,
+            network: false,
+        };
+        let log = directory.create_file("vmm.log")?;
+        let launched = process::spawn(request.program, files, log)?;
+        let process = launched
+            .begin(request.pod, &config, request.cgroup, request.directory)
+            .await?;
+        let vm = Self {
+            pod: request.pod.to_owned(),
+            directory,
+            control,
+            process,
+            cgroup: request.cgroup.clone(),
+        };
+        Ok((vm, Feed::new(feed_control)))
+    }
+
+    /// Finds a VM that an earlier daemon started. Fails if its process is gone or its control
+    /// socket does not answer.
+    pub(crate) async fn adopt(
+        pod: &str,
+        path: &Path,
+        identity: &VmmIdentity,
+        cgroup: &PodCgroup,
+    ) -> Result<Self> {
+        let process = Process::adopt(pod, identity, path, cgroup)?;
+        let directory = PodDirectory::open(path)?;
+        let control = Control::connect(pod, &directory)?;
+        let vm = Self {
+            pod: pod.to_owned(),
+            directory,
+            control,
+            process,
+            cgroup: cgroup.clone(),
+        };
+        vm.status().await?;
+        Ok(vm)
+    }
+
+    pub(crate) fn identity(&self) -> VmmIdentity {
+        self.process.identity.clone()
+    }
+
+    pub(crate) async fn status(&self) -> Result<VmmStatus> {
+        match self
+            .control
+            .request("tell its status", &Request::Status, None)
+            .await?
+        {
+            Reply::Status(status) => Ok(status),
+            other => Err(self.control.unexpected("tell its status", &other)),
+        }
+    }
+
+    /// The newest part of the serial console; empty if the VMM does not answer.
+    pub(crate) async fn console(&self) -> String {
+        let request = Request::Console { max_bytes: 4096 };
+        match self
+            .control
+            .request("show its console", &request, None)
+            .await
+        {
+            Ok(Reply::Console { text }) => text,
+            _ => String::new(),
+        }
+    }
+
+    async fn done(&self, doing: &'static str, request: Request, fd: Option<OwnedFd>) -> Result<()> {
+        match self.control.request(doing, &request, fd).await? {
+            Reply::Done => Ok(()),
+            other => Err(self.control.unexpected(doing, &other)),
+        }
+    }
+}
+
+#[async_trait]
+impl Place for Vm {
+    async fn dial(&self, port: u32) -> Result<UnixStream> {
+        tokio::select! {
+            stream = self.directory.dial_guest("vsock.sock", port) => stream,
+            cause = self.ended() => Err(SandboxError::PlaceEnded { pod: self.pod.clone(), cause }),
+        }
+    }
+
+    async fn bind_disk(&self, slot: DiskSlot, disk: OwnedFd) -> Result<()> {
+        self.done("bind a disk", Request::BindDisk { slot }, Some(disk))
+            .await
+    }
+
+    async fn unbind_disk(&self, slot: DiskSlot) -> Result<()> {
+        self.done("unbind a disk", Request::UnbindDisk { slot }, None)
+            .await
+    }
+
+    async fn ended(&self) -> String {
+        self.process.ended().await
+    }
+
+    async fn end(&self) {
+        if let Err(error) = self.cgroup.destroy().await {
+            tracing::warn!(pod = self.pod, %error, "The pod's cgroup could not be removed");
+            self.process.kill();
+        }
+        self.process.ended().await;
+    }
+}
+
+fn open_part(what: &str, option: &str, path: &PathBuf) -> Result<OwnedFd> {
+    match File::open(path) {
+        Ok(file) => Ok(file.into()),
+        Err(error) => Err(SandboxError::NodeUnfit {
+            problem: format!(
+                "the {what} {} cannot be opened ({error}); install it or set `{option}` of the runtime handler",
+                path.display()
+            ),
+        }),
+    }
+}
