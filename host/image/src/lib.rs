@@ -1,1 +1,38 @@
-//! placeholder
+//! Pulls OCI images and keeps each as one EROFS file.
+//!
+//! The store owns one directory of the node. A pull resolves the name at its registry, downloads
+//! the layers into a staging directory while it checks every digest, unpacks them one above the
+//! other, makes one uncompressed EROFS file of the result and only then writes the image down. A
+//! process that is killed at any moment leaves complete images and rubbish; the next
+//! [`ImageStore::open`] removes the rubbish.
+//!
+//! Everything that a registry or a layer says is untrusted: sizes are capped, digests are
+//! checked, and a layer entry can not leave the tree that it is unpacked into.
+//!
+//! Sources: the OCI Image Format Specification 1.1 (manifest, image index, layer, config), the
+//! OCI Distribution Specification 1.1, Docker's Image Manifest V2 Schema 2, the kernel's
+//! `Documentation/filesystems/erofs.rst`.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing
+    )
+)]
+
+mod auth;
+mod config;
+mod error;
+mod image;
+mod store;
+
+pub use auth::Auth;
+pub use config::StoreConfig;
+pub use error::ImageError;
+pub use image::{FsInfo, Image, ImageConfig, LayerProgress, PullPhase, PullProgress};
+pub use store::ImageStore;
+
+/// What this crate's functions return.
+pub type Result<T> = std::result::Result<T, ImageError>;
