@@ -1,2 +1,24 @@
-//! host/daemon
-fn main() {}
+//! `bulkhead`: the daemon that serves the CRI, and the command line that talks to it.
+
+mod check;
+mod cli;
+mod config;
+mod cri;
+mod node;
+mod serve;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let command = cli::Cli::parse();
+    match command.run() {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            // The one place where a chain of causes is printed.
+            let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
+            eprintln!("bulkhead: {}", chain.join(": "));
+            ExitCode::from(cli::FAILED)
+        }
+    }
+}

@@ -151,6 +151,7 @@ pub(crate) fn stop_signal(text: &str) -> Result<u32> {
             .map(|(_, number)| *number),
     };
     let number = found
+        .or_else(|| real_time(name))
         .or_else(|| name.parse().ok())
         .filter(|number| (1..=64).contains(number));
     number.ok_or_else(|| SandboxError::InvalidField {
@@ -158,6 +159,26 @@ pub(crate) fn stop_signal(text: &str) -> Result<u32> {
         problem: format!("{text:?} is no signal of Linux; use a name such as SIGTERM or a number"),
     })
 }
+
+/// `RTMIN+3` as images write it, `RTMINPLUS3` as the CRI does.
+fn real_time(name: &str) -> Option<u32> {
+    let offset = |rest: &str, signs: [&str; 2]| match rest {
+        "" => Some(0),
+        _ => signs
+            .iter()
+            .find_map(|sign| rest.strip_prefix(sign))?
+            .parse::<u32>()
+            .ok(),
+    };
+    if let Some(rest) = name.strip_prefix("RTMIN") {
+        return RT_MIN.checked_add(offset(rest, ["+", "PLUS"])?);
+    }
+    RT_MAX.checked_sub(offset(name.strip_prefix("RTMAX")?, ["-", "MINUS"])?)
+}
+
+/// The first real-time signal that glibc leaves to programs.
+const RT_MIN: u32 = 34;
+const RT_MAX: u32 = 64;
 
 /// signal(7), x86-64.
 const SIGNALS: [(&str, u32); 31] = [

@@ -164,7 +164,17 @@ fn what_cannot_be_had_is_refused_by_name() {
 
 #[test]
 fn stop_signals_have_names_and_numbers() {
-    for (text, number) in [("", 15), ("SIGINT", 2), ("quit", 3), ("9", 9), ("64", 64)] {
+    for (text, number) in [
+        ("", 15),
+        ("SIGINT", 2),
+        ("quit", 3),
+        ("9", 9),
+        ("64", 64),
+        ("RTMIN+3", 37),
+        ("SIGRTMINPLUS3", 37),
+        ("SIGRTMAX", 64),
+        ("SIGRTMAXMINUS2", 62),
+    ] {
         assert_eq!(stop_signal(text).unwrap(), number, "{text}");
     }
     for text in ["SIGNONE", "0", "65", "-1"] {

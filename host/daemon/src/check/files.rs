@@ -1,0 +1,120 @@
+//! What must be installed, and room for it.
+
+use super::Finding;
+use crate::config::Config;
+use std::path::{Path, PathBuf};
+
+/// Below this many bytes free, pulls and scratch disks soon fail.
+const LITTLE_ROOM: u64 = 2 << 30;
+/// Where CNI's configuration lists are.
+const CNI_CONFIG: &str = "/etc/cni/net.d";
+/// Where CNI's plugins are.
+const CNI_PLUGINS: [&str; 2] = ["/opt/cni/bin", "/usr/lib/cni"];
+
+/// Pods have a loopback interface only until CNI is used, so its absence is no failure.
+pub(super) fn cni() -> Finding {
+    let lists = std::fs::read_dir(CNI_CONFIG)
+        .into_iter()
+        .flatten()
+        .flatten();
+    let lists = lists
+        .filter(|entry| {
+            let path = entry.path();
+            let ending = path.extension().and_then(|ending| ending.to_str());
+            matches!(ending, Some("conf" | "conflist" | "json"))
+        })
+        .count();
+    let plugins = CNI_PLUGINS
+        .into_iter()
+        .find(|path| Path::new(path).is_dir());
+    match (lists, plugins) {
+        (0, _) => Finding::warning(
+            "cni",
+            format!("no network configuration in {CNI_CONFIG}"),
+            "nothing yet: this version gives pods a loopback interface only",
+        ),
+        (count, Some(path)) => Finding::ok(
+            "cni",
+            format!("{count} configuration(s), plugins in {path}"),
+        ),
+        (_, None) => Finding::warning(
+            "cni",
+            format!("configuration in {CNI_CONFIG}, but no plugins"),
+            format!("install the plugins into {}", CNI_PLUGINS[0]),
+        ),
+    }
+}
+
+pub(super) fn disk(root: &Path) -> Finding {
+    // The directory may not exist yet; then its nearest parent tells.
+    let existing = root
+        .ancestors()
+        .find(|path| path.exists())
+        .unwrap_or(Path::new("/"));
+    match rustix::fs::statvfs(existing) {
+        Ok(info) => room(root, info.f_bavail.saturating_mul(info.f_frsize)),
+        Err(error) => Finding::failed(
+            "disk",
+            format!(
+                "the file system of {} cannot be asked: {error}",
+                root.display()
+            ),
+            "set `root` in the configuration to a directory on a working disk",
+        ),
+    }
+}
+
+pub(super) fn room(root: &Path, free: u64) -> Finding {
+    let found = format!("{} MiB free for {}", free >> 20, root.display());
+    match free >= LITTLE_ROOM {
+        true => Finding::ok("disk", found),
+        false => Finding::warning(
+            "disk",
+            found,
+            "make room or remove images; pulls fail when the disk is full",
+        ),
+    }
+}
+
+pub(super) fn tools() -> Finding {
+    let missing: Vec<&str> = [("mkfs.erofs", "erofs-utils"), ("mkfs.ext4", "e2fsprogs")]
+        .into_iter()
+        .filter(|(program, _)| !in_path(program))
+        .map(|(_, package)| package)
+        .collect();
+    match missing.is_empty() {
+        true => Finding::ok("tools", "mkfs.erofs and mkfs.ext4"),
+        false => Finding::failed(
+            "tools",
+            "programs are missing that make images and scratch disks",
+            format!("apt-get install {}", missing.join(" ")),
+        ),
+    }
+}
+
+fn in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+}
+
+/// The VMM, and the kernel and initramfs of every runtime handler.
+pub(super) fn parts(config: &Config) -> Vec<Finding> {
+    let mut findings = vec![part("vmm", &config.vmm, "`vmm`".to_owned())];
+    for (name, runtime) in &config.runtimes {
+        let option = |key: &str| format!("`{key}` of [runtimes.{name}]");
+        findings.push(part("guest-kernel", &runtime.kernel, option("kernel")));
+        findings.push(part("initramfs", &runtime.initramfs, option("initramfs")));
+    }
+    findings
+}
+
+fn part(check: &'static str, path: &PathBuf, option: String) -> Finding {
+    match path.is_file() {
+        true => Finding::ok(check, path.display().to_string()),
+        false => Finding::failed(
+            check,
+            format!("{} is missing", path.display()),
+            format!("install it, or set {option} in the configuration"),
+        ),
+    }
+}

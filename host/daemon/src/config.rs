@@ -1,0 +1,156 @@
+//! The daemon's configuration file.
+
+use anyhow::{Context, Result};
+use bulkhead_sandbox::{NodeConfig, RuntimeConfig};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+/// Where the file is looked for if no option names one.
+pub(crate) const DEFAULT_PATH: &str = "/etc/bulkhead/config.toml";
+/// Where the daemon listens and its clients connect if nothing else is said.
+pub(crate) const DEFAULT_SOCKET: &str = "/run/bulkhead/bulkhead.sock";
+
+/// The whole file; every key has a default and an unknown key is an error. `docs/configuration.md`
+/// explains them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// What survives a reboot: images, the state store.
+    pub(crate) root: PathBuf,
+    /// What does not: sockets, scratch disks.
+    pub(crate) state: PathBuf,
+    /// The CRI socket.
+    pub(crate) socket: PathBuf,
+    /// The VMM's program.
+    pub(crate) vmm: PathBuf,
+    /// Parent of the cgroups of pods whose request names none.
+    pub(crate) cgroup_parent: PathBuf,
+    /// The handler of pods whose request names none.
+    pub(crate) default_runtime: String,
+    /// The image store.
+    pub(crate) images: ImagesConfig,
+    /// Runtime handlers by name.
+    pub(crate) runtimes: BTreeMap<String, RuntimeConfig>,
+}
+
+/// The `[images]` table.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ImagesConfig {
+    /// Registries (host or host:port) that are spoken to without TLS, besides this machine's own.
+    pub(crate) plain_http: Vec<String>,
+    /// Images that the kubelet must not remove, by name.
+    pub(crate) pinned: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            root: "/var/lib/bulkhead".into(),
+            state: "/run/bulkhead".into(),
+            socket: DEFAULT_SOCKET.into(),
+            vmm: "/usr/lib/bulkhead/bulkhead-vmm".into(),
+            cgroup_parent: "/bulkhead".into(),
+            default_runtime: "bulkhead".to_owned(),
+            images: ImagesConfig::default(),
+            runtimes: [("bulkhead".to_owned(), RuntimeConfig::default())].into(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the named file, or the default one if there is one.
+    pub(crate) fn load(path: Option<&Path>) -> Result<Self> {
+        let (path, must_exist) = match path {
+            Some(path) => (path, true),
+            None => (Path::new(DEFAULT_PATH), false),
+        };
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text)
+                .with_context(|| format!("The configuration {} is wrong", path.display())),
+            Err(error) if error.kind() == ErrorKind::NotFound && !must_exist => Ok(Self::default()),
+            Err(error) => Err(error)
+                .with_context(|| format!("Cannot read the configuration {}", path.display())),
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let config: Self = toml::from_str(text)?;
+        if !config.runtimes.contains_key(&config.default_runtime) {
+            anyhow::bail!(
+                "default_runtime is {:?}, but there is no table [runtimes.{}]",
+                config.default_runtime,
+                config.default_runtime
+            );
+        }
+        for (name, runtime) in &config.runtimes {
+            let within = |value: u64, least: u64, most: u64, key: &str| {
+                anyhow::ensure!(
+                    (least..=most).contains(&value),
+                    "runtimes.{name}.{key} is {value}; it must be from {least} to {most}"
+                );
+                Ok(())
+            };
+            within(runtime.cpus.into(), 1, 32, "cpus")?;
+            within(runtime.memory_mib, 16, 1 << 24, "memory_mib")?;
+            within(runtime.overhead_mib, 32, 1 << 20, "overhead_mib")?;
+            within(runtime.scratch_mib, 64, 1 << 20, "scratch_mib")?;
+            within(runtime.read_only_slots.into(), 1, 32, "read_only_slots")?;
+            within(runtime.read_write_slots.into(), 1, 32, "read_write_slots")?;
+            within(
+                runtime.boot_timeout_seconds,
+                1,
+                3600,
+                "boot_timeout_seconds",
+            )?;
+        }
+        Ok(config)
+    }
+
+    /// The part that concerns pods.
+    pub(crate) fn node(&self) -> NodeConfig {
+        NodeConfig {
+            root: self.root.clone(),
+            state: self.state.clone(),
+            vmm: self.vmm.clone(),
+            cgroup_parent: self.cgroup_parent.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Config;
+    use std::path::Path;
+
+    fn error(text: &str) -> String {
+        format!("{:#}", Config::parse(text).unwrap_err())
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        assert_eq!(Config::parse("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn unknown_keys_are_errors_at_every_level() {
+        assert!(error("sokcet = '/x'").contains("unknown field `sokcet`"));
+        assert!(error("[images]\nmirror = 1").contains("unknown field `mirror`"));
+        assert!(error("[runtimes.bulkhead]\nkernal = '/x'").contains("unknown field `kernal`"));
+    }
+
+    #[test]
+    fn values_out_of_range_are_named() {
+        assert!(error("[runtimes.bulkhead]\ncpus = 0").contains("runtimes.bulkhead.cpus is 0"));
+        assert!(error("default_runtime = 'x'").contains("[runtimes.x]"));
+        assert!(error("[runtimes.bulkhead]\ncpus = 'two'").contains("cpus"));
+    }
+
+    #[test]
+    fn a_missing_file_is_an_error_only_if_it_was_named() {
+        let named = Config::load(Some(Path::new("/nonexistent/config.toml"))).unwrap_err();
+        assert!(format!("{named:#}").contains("/nonexistent/config.toml"));
+    }
+}

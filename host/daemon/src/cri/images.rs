@@ -1,0 +1,177 @@
+//! ImageService.
+
+use super::{convert, image_status};
+use bulkhead_cri::v1::image_service_server::ImageService;
+use bulkhead_cri::v1::*;
+use bulkhead_image::{Auth, ImageError, ImageStore, PullPhase};
+use serde_json::json;
+use std::collections::HashMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio_stream::Pending;
+use tonic::{Request, Response, Status};
+
+/// The image service.
+pub(crate) struct ImageApi {
+    store: ImageStore,
+}
+
+impl ImageApi {
+    pub(crate) fn new(store: ImageStore) -> Self {
+        Self { store }
+    }
+}
+
+/// A word for what a pull is doing.
+pub(crate) fn pull_phase(phase: PullPhase) -> &'static str {
+    match phase {
+        PullPhase::Resolving => "resolving",
+        PullPhase::Downloading => "downloading",
+        PullPhase::Unpacking => "unpacking",
+        PullPhase::Writing => "writing",
+        PullPhase::Done => "done",
+    }
+}
+
+fn named(image: Option<ImageSpec>) -> Result<String, Status> {
+    match image
+        .map(|image| image.image)
+        .filter(|name| !name.is_empty())
+    {
+        Some(name) => Ok(name),
+        None => Err(Status::invalid_argument("image.image: must be set")),
+    }
+}
+
+fn credentials(auth: Option<AuthConfig>) -> Result<Option<Auth>, ImageError> {
+    let Some(auth) = auth else {
+        return Ok(None);
+    };
+    Ok(if !auth.username.is_empty() {
+        Some(Auth::Basic {
+            username: auth.username,
+            password: auth.password,
+        })
+    } else if !auth.auth.is_empty() {
+        Some(Auth::from_base64(&auth.auth)?)
+    } else if !auth.identity_token.is_empty() {
+        Some(Auth::IdentityToken(auth.identity_token))
+    } else if !auth.registry_token.is_empty() {
+        Some(Auth::RegistryToken(auth.registry_token))
+    } else {
+        None
+    })
+}
+
+#[tonic::async_trait]
+impl ImageService for ImageApi {
+    type StreamImagesStream = Pending<Result<StreamImagesResponse, Status>>;
+
+    async fn list_images(
+        &self,
+        request: Request<ListImagesRequest>,
+    ) -> Result<Response<ListImagesResponse>, Status> {
+        let filter = request.into_inner().filter.and_then(|filter| filter.image);
+        let wanted = filter
+            .map(|image| image.image)
+            .filter(|name| !name.is_empty());
+        let images = match wanted {
+            Some(name) => self
+                .store
+                .get(&name)
+                .await
+                .map(|image| image.into_iter().collect::<Vec<_>>()),
+            None => self.store.list().await,
+        };
+        let images = images
+            .map_err(image_status)?
+            .into_iter()
+            .map(convert::image)
+            .collect();
+        Ok(Response::new(ListImagesResponse { images }))
+    }
+
+    async fn stream_images(
+        &self,
+        _: Request<StreamImagesRequest>,
+    ) -> Result<Response<Self::StreamImagesStream>, Status> {
+        Err(Status::unimplemented("StreamImages is not supported yet"))
+    }
+
+    async fn image_status(
+        &self,
+        request: Request<ImageStatusRequest>,
+    ) -> Result<Response<ImageStatusResponse>, Status> {
+        let request = request.into_inner();
+        let name = named(request.image)?;
+        let image = self.store.get(&name).await.map_err(image_status)?;
+        let mut info = HashMap::new();
+        if let Some(image) = image.as_ref().filter(|_| request.verbose) {
+            let config = &image.config;
+            let config = json!({
+                "Entrypoint": config.entrypoint, "Cmd": config.cmd, "Env": config.env,
+                "WorkingDir": config.working_dir, "User": config.user, "Labels": config.labels,
+                "StopSignal": config.stop_signal,
+            });
+            info.insert(
+                "info".to_owned(),
+                json!({ "imageSpec": { "config": config } }).to_string(),
+            );
+        }
+        Ok(Response::new(ImageStatusResponse {
+            image: image.map(convert::image),
+            info,
+        }))
+    }
+
+    async fn pull_image(
+        &self,
+        request: Request<PullImageRequest>,
+    ) -> Result<Response<PullImageResponse>, Status> {
+        let request = request.into_inner();
+        let name = named(request.image)?;
+        let auth = credentials(request.auth).map_err(image_status)?;
+        let image = self
+            .store
+            .pull(&name, auth, |_| ())
+            .await
+            .map_err(image_status)?;
+        Ok(Response::new(PullImageResponse {
+            image_ref: image.id,
+        }))
+    }
+
+    async fn remove_image(
+        &self,
+        request: Request<RemoveImageRequest>,
+    ) -> Result<Response<RemoveImageResponse>, Status> {
+        let name = named(request.into_inner().image)?;
+        self.store.remove(&name).await.map_err(image_status)?;
+        Ok(Response::new(RemoveImageResponse {}))
+    }
+
+    async fn image_fs_info(
+        &self,
+        _: Request<ImageFsInfoRequest>,
+    ) -> Result<Response<ImageFsInfoResponse>, Status> {
+        let info = self.store.fs_info().await.map_err(image_status)?;
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let usage = FilesystemUsage {
+            timestamp: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX),
+            fs_id: Some(FilesystemIdentifier {
+                mountpoint: info.root.display().to_string(),
+            }),
+            used_bytes: Some(UInt64Value {
+                value: info.used_bytes,
+            }),
+            inodes_used: Some(UInt64Value {
+                value: info.used_inodes,
+            }),
+        };
+        Ok(Response::new(ImageFsInfoResponse {
+            image_filesystems: vec![usage],
+            container_filesystems: Vec::new(),
+        }))
+    }
+}

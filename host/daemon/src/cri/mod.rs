@@ -1,0 +1,11 @@
+//! The CRI's two services on top of the pods and the image store.
+
+mod convert;
+mod filter;
+mod images;
+mod runtime;
+mod status;
+
+pub(crate) use images::{ImageApi, pull_phase};
+pub(crate) use runtime::RuntimeApi;
+pub(crate) use status::{image_status, sandbox_status};
