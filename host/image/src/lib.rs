@@ -24,9 +24,21 @@
 
 mod auth;
 mod config;
+mod digest;
+mod erofs;
 mod error;
 mod image;
+mod index;
+mod layer;
+mod manifest;
+mod name;
+mod pull;
+mod registry;
+mod staging;
 mod store;
+
+#[cfg(test)]
+mod tests;
 
 pub use auth::Auth;
 pub use config::StoreConfig;

@@ -1,9 +1,29 @@
 //! The store: what is on this node and the operations of the CRI's image service.
+//!
+//! ```text
+//! lock                  held while the store is open
+//! index.json            the images and their names
+//! disks/sha256-<hex>    the EROFS file of the image with this id
+//! staging/              pulls that are under way
+//! ```
 
-use crate::{Auth, FsInfo, Image, ImageError, PullProgress, Result, StoreConfig};
+use crate::digest::Digest;
+use crate::index::{Index, Record};
+use crate::name::Name;
+use crate::pull::{Finished, Flight};
+use crate::registry::{Registry, Resolved};
+use crate::staging::{Staging, remove_all};
+use crate::{Auth, FsInfo, Image, ImageError, PullPhase, PullProgress, Result, StoreConfig};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use std::collections::{HashMap, HashSet};
+use std::fs::{DirBuilder, File};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+/// A pull is tried again when its image was removed before the caller could have it.
+const PULL_TRIES: usize = 3;
 
 /// The images of this node. Cheap to clone; clones are the same store.
 #[derive(Clone)]
@@ -11,10 +31,18 @@ pub struct ImageStore {
     inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(crate) struct Inner {
     root: PathBuf,
-    #[expect(dead_code, reason = "the pull comes next")]
-    config: StoreConfig,
+    pub(crate) config: StoreConfig,
+    /// Normalised.
+    pinned: HashSet<String>,
+    /// What readers see.
+    index: Mutex<Arc<Index>>,
+    /// Held by the one who changes the index, from reading it until it is on the disk.
+    writing: Mutex<()>,
+    flights: Mutex<HashMap<String, Weak<Flight>>>,
+    /// Locked until the store is closed.
+    _lock: OwnedFd,
 }
 
 impl ImageStore {
@@ -23,13 +51,40 @@ impl ImageStore {
     ///
     /// # Errors
     /// [`ImageError::InUse`] when another process has it open, [`ImageError::InvalidIndex`],
-    /// [`ImageError::NoSpace`] and [`ImageError::Io`].
+    /// [`ImageError::InvalidReference`] by a pinned name, [`ImageError::NoSpace`] and
+    /// [`ImageError::Io`].
     pub fn open(root: &Path, config: StoreConfig) -> Result<Self> {
+        // The whole process may share one; the first one stays.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let pinned = config
+            .pinned
+            .iter()
+            .map(|name| Ok(Name::parse(name)?.to_string()));
+        let pinned = pinned.collect::<Result<HashSet<_>>>()?;
+        let opening = |error: std::io::Error| ImageError::io("opening the image store", error);
+        let make = |path: &Path| DirBuilder::new().recursive(true).mode(0o700).create(path);
+        make(root).map_err(opening)?;
+        let lock = lock(root)?;
+        remove_all(&root.join("staging")).map_err(opening)?;
+        make(&root.join("staging")).map_err(opening)?;
+        make(&root.join("disks")).map_err(opening)?;
+        let mut index = Index::load(root)?;
+        let inner = Inner {
+            root: root.to_owned(),
+            config,
+            pinned,
+            writing: Mutex::new(()),
+            flights: Mutex::new(HashMap::new()),
+            _lock: lock,
+            index: Mutex::default(),
+        };
+        if inner.drop_incomplete(&mut index) {
+            index.save(root)?;
+        }
+        inner.drop_strangers(&index).map_err(opening)?;
+        *locked(&inner.index) = Arc::new(index);
         Ok(Self {
-            inner: Arc::new(Inner {
-                root: root.to_owned(),
-                config,
-            }),
+            inner: Arc::new(inner),
         })
     }
 
@@ -43,11 +98,31 @@ impl ImageStore {
         &self,
         reference: &str,
         auth: Option<Auth>,
-        progress: impl FnMut(&PullProgress) + Send,
+        mut progress: impl FnMut(&PullProgress) + Send,
     ) -> Result<Image> {
-        let _ = (auth, progress);
+        let name = Name::parse(reference)?;
+        progress(&PullProgress::default());
+        for _ in 0..PULL_TRIES {
+            let registry = Registry::new(&self.inner.config, name.clone(), auth.clone())?;
+            // Every caller asks the registry with its own credentials: an image that is here
+            // already is not for everybody.
+            let resolved = registry.resolve().await?;
+            let id = resolved.manifest.config.digest.clone();
+            let target = resolved.target.clone();
+            if self.inner.image(&id).is_none() {
+                let flight = self.inner.board(registry, &name, resolved);
+                flight.wait(&mut progress).await?;
+            }
+            if let Some(image) = self.inner.name(id, name.clone(), target).await? {
+                progress(&PullProgress {
+                    phase: PullPhase::Done,
+                    layers: Vec::new(),
+                });
+                return Ok(image);
+            }
+        }
         Err(ImageError::NotFound {
-            image: reference.to_owned(),
+            image: name.to_string(),
         })
     }
 
@@ -57,8 +132,9 @@ impl ImageStore {
     /// # Errors
     /// [`ImageError::InvalidReference`] when it can be none of these or more than one image's id
     /// begins so.
-    pub async fn get(&self, _reference_or_id: &str) -> Result<Option<Image>> {
-        Ok(None)
+    pub async fn get(&self, reference_or_id: &str) -> Result<Option<Image>> {
+        let id = self.inner.snapshot().find(reference_or_id)?;
+        Ok(id.and_then(|id| self.inner.image(&id)))
     }
 
     /// All images, by id.
@@ -66,7 +142,11 @@ impl ImageStore {
     /// # Errors
     /// None yet; kept for a store that has to read.
     pub async fn list(&self) -> Result<Vec<Image>> {
-        Ok(Vec::new())
+        let index = self.inner.snapshot();
+        let images = index.images.iter();
+        Ok(images
+            .map(|(id, record)| self.inner.describe(id, record))
+            .collect())
     }
 
     /// Removes a name, and the image with its last tag; by id the image with all its names.
@@ -75,8 +155,26 @@ impl ImageStore {
     /// # Errors
     /// [`ImageError::InvalidReference`] as [`ImageStore::get`], [`ImageError::NoSpace`],
     /// [`ImageError::Io`].
-    pub async fn remove(&self, _reference_or_id: &str) -> Result<()> {
-        Ok(())
+    pub async fn remove(&self, reference_or_id: &str) -> Result<()> {
+        let text = reference_or_id.to_owned();
+        self.inner
+            .blocking(move |inner| {
+                let _writing = locked(&inner.writing);
+                let mut index = Index::clone(&inner.snapshot());
+                if !index.remove(&text)? {
+                    return Ok(());
+                }
+                let gone: Vec<Digest> = inner
+                    .snapshot()
+                    .images
+                    .keys()
+                    .filter(|id| !index.images.contains_key(id))
+                    .cloned()
+                    .collect();
+                inner.publish(index)?;
+                gone.iter().try_for_each(|id| inner.remove_disk(id))
+            })
+            .await
     }
 
     /// What all images occupy.
@@ -84,11 +182,26 @@ impl ImageStore {
     /// # Errors
     /// [`ImageError::Io`].
     pub async fn fs_info(&self) -> Result<FsInfo> {
-        Ok(FsInfo {
-            root: self.inner.root.clone(),
-            used_bytes: 0,
-            used_inodes: 0,
-        })
+        let measure = |inner: &Inner| -> std::io::Result<FsInfo> {
+            let mut info = FsInfo {
+                root: inner.root.clone(),
+                used_bytes: 0,
+                used_inodes: 0,
+            };
+            for entry in std::fs::read_dir(inner.root.join("disks"))? {
+                // It may have been removed since.
+                if let Ok(metadata) = entry?.metadata() {
+                    info.used_bytes += metadata.blocks() * 512;
+                    info.used_inodes += 1;
+                }
+            }
+            Ok(info)
+        };
+        self.inner
+            .blocking(move |inner| {
+                measure(inner).map_err(|error| ImageError::io("measuring the images", error))
+            })
+            .await
     }
 
     /// Opens an image's EROFS file read-only; it stays valid when the image is removed. Its size
@@ -97,8 +210,194 @@ impl ImageStore {
     /// # Errors
     /// [`ImageError::NotFound`], [`ImageError::Io`].
     pub async fn open_disk(&self, image_id: &str) -> Result<OwnedFd> {
-        Err(ImageError::NotFound {
+        let not_found = || ImageError::NotFound {
             image: image_id.to_owned(),
-        })
+        };
+        let id = self
+            .inner
+            .snapshot()
+            .find(image_id)?
+            .ok_or_else(not_found)?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        match rustix::fs::open(self.inner.disk_path(&id), flags, Mode::empty()) {
+            Ok(fd) => Ok(fd),
+            Err(rustix::io::Errno::NOENT) => Err(not_found()),
+            Err(error) => Err(ImageError::io("opening the disk of an image", error)),
+        }
     }
+}
+
+impl Inner {
+    pub(crate) fn staging_path(&self) -> PathBuf {
+        self.root.join("staging")
+    }
+
+    /// Puts a finished EROFS file and its image into the store.
+    pub(crate) async fn commit(
+        self: &Arc<Self>,
+        image: Finished,
+        staging: Arc<Staging>,
+    ) -> Result<()> {
+        self.blocking(move |inner| {
+            let _writing = locked(&inner.writing);
+            let mut index = Index::clone(&inner.snapshot());
+            // The same image may have come from another repository in the meantime.
+            let is_new = !index.images.contains_key(&image.id);
+            let disk = inner.disk_path(&image.id);
+            if is_new {
+                std::fs::rename(staging.disk(), &disk)
+                    .and_then(|()| File::open(inner.root.join("disks"))?.sync_all())
+                    .map_err(|error| ImageError::io("keeping an image", error))?;
+                let record = Record::new(image.size, image.config);
+                index.images.insert(image.id.clone(), record);
+            }
+            index.name(&image.id, &image.name, &image.target);
+            let published = inner.publish(index);
+            if published.is_err() && is_new {
+                let _ = std::fs::remove_file(&disk);
+            }
+            published
+        })
+        .await
+    }
+
+    /// Joins the flight of an image or starts it.
+    fn board(self: &Arc<Self>, registry: Registry, name: &Name, resolved: Resolved) -> Arc<Flight> {
+        let key = format!(
+            "{} {}",
+            name.familiar_repository(),
+            resolved.manifest.config.digest
+        );
+        let mut flights = locked(&self.flights);
+        flights.retain(|_, flight| flight.strong_count() > 0);
+        if let Some(flight) = flights.get(&key).and_then(Weak::upgrade) {
+            return flight;
+        }
+        let flight = Flight::start(Arc::clone(self), registry, name.clone(), resolved);
+        let flight = Arc::new(flight);
+        flights.insert(key, Arc::downgrade(&flight));
+        flight
+    }
+
+    /// Gives an image of the store a name; nothing when the store does not have it.
+    async fn name(
+        self: &Arc<Self>,
+        id: Digest,
+        name: Name,
+        target: Digest,
+    ) -> Result<Option<Image>> {
+        self.blocking(move |inner| {
+            let _writing = locked(&inner.writing);
+            let mut index = Index::clone(&inner.snapshot());
+            if !index.images.contains_key(&id) {
+                return Ok(None);
+            }
+            index.name(&id, &name, &target);
+            inner.publish(index)?;
+            Ok(inner.image(&id))
+        })
+        .await
+    }
+
+    fn publish(&self, index: Index) -> Result<()> {
+        index.save(&self.root)?;
+        *locked(&self.index) = Arc::new(index);
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Arc<Index> {
+        Arc::clone(&locked(&self.index))
+    }
+
+    fn image(&self, id: &Digest) -> Option<Image> {
+        let index = self.snapshot();
+        Some(self.describe(id, index.images.get(id)?))
+    }
+
+    fn describe(&self, id: &Digest, record: &Record) -> Image {
+        Image {
+            id: id.to_string(),
+            repo_tags: record.tags.iter().cloned().collect(),
+            repo_digests: record.digests.iter().cloned().collect(),
+            size: record.size,
+            config: record.config.clone(),
+            pinned: record
+                .tags
+                .union(&record.digests)
+                .any(|name| self.pinned.contains(name)),
+        }
+    }
+
+    fn disk_path(&self, id: &Digest) -> PathBuf {
+        self.root.join("disks").join(id.file_name())
+    }
+
+    fn remove_disk(&self, id: &Digest) -> Result<()> {
+        match std::fs::remove_file(self.disk_path(id)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(ImageError::io("removing an image", error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Forgets images whose file is not what the index says; says whether there were any.
+    fn drop_incomplete(&self, index: &mut Index) -> bool {
+        let before = index.images.len();
+        index.images.retain(|id, record| {
+            let whole = std::fs::symlink_metadata(self.disk_path(id))
+                .is_ok_and(|metadata| metadata.is_file() && metadata.len() == record.size);
+            if !whole {
+                tracing::warn!(image = %id, "The disk of an image is missing or damaged");
+            }
+            whole
+        });
+        index.images.len() != before
+    }
+
+    /// Removes files of no image.
+    fn drop_strangers(&self, index: &Index) -> std::io::Result<()> {
+        let known: HashSet<String> = index.images.keys().map(Digest::file_name).collect();
+        for entry in std::fs::read_dir(self.root.join("disks"))? {
+            let entry = entry?;
+            if !entry
+                .file_name()
+                .to_str()
+                .is_some_and(|name| known.contains(name))
+            {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let inner = Arc::clone(self);
+        tokio::task::spawn_blocking(move || work(&inner))
+            .await
+            .map_err(|error| ImageError::io("working on the store", std::io::Error::other(error)))?
+    }
+}
+
+/// Takes the store for this process; the lock ends with the process.
+fn lock(root: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+    let locking = |error| ImageError::io("locking the image store", error);
+    let fd =
+        rustix::fs::open(root.join("lock"), flags, Mode::from_raw_mode(0o600)).map_err(locking)?;
+    match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(fd),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(ImageError::InUse {
+            root: root.display().to_string(),
+        }),
+        Err(error) => Err(locking(error)),
+    }
+}
+
+/// What these locks guard is replaced as a whole, so a panic leaves nothing half done.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,0 +1,250 @@
+//! A reader of tar archives: `ustar`, GNU long names and pax extended headers.
+//!
+//! Only the field decoding of the `tar` crate is used. Its entries split extended headers at line
+//! feeds, which cuts binary attributes such as `security.capability`.
+
+use super::content::Content;
+use super::pax::Extensions;
+use super::{LayerError, LayerResult, invalid};
+use std::io::Read as _;
+use tar::{EntryType, Header};
+
+const BLOCK: usize = 512;
+/// Where a header's checksum is; it counts as spaces in its own sum.
+const CHECKSUM: std::ops::Range<usize> = 148..156;
+/// The most bytes of one extended header or long name.
+const MAX_EXTENSION: u64 = 1 << 20;
+
+/// One file, directory, link or device.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) kind: Kind,
+    pub(super) path: Vec<u8>,
+    /// Permission bits, set-user-ID, set-group-ID and sticky bit.
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// Seconds since 1970 and nanoseconds.
+    pub(super) mtime: (i64, u32),
+    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Kind {
+    File { size: u64 },
+    Directory,
+    Symlink(Vec<u8>),
+    HardLink(Vec<u8>),
+    CharDevice(u32, u32),
+    BlockDevice(u32, u32),
+    Fifo,
+}
+
+/// Reads entry after entry of a layer.
+pub(super) struct Archive {
+    content: Content,
+    /// Data and padding of the current entry that have not been read.
+    left: u64,
+    padding: u64,
+}
+
+impl Archive {
+    pub(super) fn new(content: Content) -> Self {
+        Self {
+            content,
+            left: 0,
+            padding: 0,
+        }
+    }
+
+    pub(super) fn into_content(self) -> Content {
+        self.content
+    }
+
+    /// The next entry; nothing at the end of the archive.
+    pub(super) fn next(&mut self) -> LayerResult<Option<Entry>> {
+        let mut extensions = Extensions::default();
+        loop {
+            self.skip_rest()?;
+            let Some(header) = self.header()? else {
+                return Ok(None);
+            };
+            let size = match header.entry_size() {
+                Ok(size) => size,
+                Err(_) => return invalid("a header has a size that is none"),
+            };
+            match header.entry_type() {
+                EntryType::XHeader => extensions.read(&self.extension(size)?)?,
+                EntryType::GNULongName => {
+                    extensions.path = Some(until_nul(&self.extension(size)?).to_vec());
+                }
+                EntryType::GNULongLink => {
+                    extensions.link = Some(until_nul(&self.extension(size)?).to_vec());
+                }
+                // Its records are for archives, not for images; containerd skips it too.
+                EntryType::XGlobalHeader => drop(self.extension(size)?),
+                kind => return self.entry(&header, kind, size, extensions).map(Some),
+            }
+        }
+    }
+
+    /// Reads data of the current entry; 0 at its end.
+    pub(super) fn read_data(&mut self, buffer: &mut [u8]) -> LayerResult<usize> {
+        let want = usize::try_from(self.left)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
+        let Some(buffer) = buffer.get_mut(..want).filter(|b| !b.is_empty()) else {
+            return Ok(0);
+        };
+        let count = self.content.read(buffer).map_err(unreadable)?;
+        if count == 0 {
+            return invalid("it ends in the middle of a file");
+        }
+        self.left = self.left.saturating_sub(count as u64);
+        Ok(count)
+    }
+
+    fn entry(
+        &mut self,
+        header: &Header,
+        kind: EntryType,
+        size: u64,
+        extensions: Extensions,
+    ) -> LayerResult<Entry> {
+        let path = extensions
+            .path
+            .unwrap_or_else(|| header.path_bytes().into_owned());
+        let link = || match &extensions.link {
+            Some(link) => link.clone(),
+            None => header.link_name_bytes().unwrap_or_default().into_owned(),
+        };
+        let device = || match (header.device_major(), header.device_minor()) {
+            (Ok(Some(major)), Ok(Some(minor))) => Ok((major, minor)),
+            _ => invalid("a device has no usable number"),
+        };
+        let size = extensions.size.unwrap_or(size);
+        let kind = match kind {
+            // Archives before POSIX mark a directory by its name only.
+            EntryType::Regular if path.ends_with(b"/") => Kind::Directory,
+            EntryType::Regular | EntryType::Continuous => Kind::File { size },
+            EntryType::Directory => Kind::Directory,
+            EntryType::Symlink => Kind::Symlink(link()),
+            EntryType::Link => Kind::HardLink(link()),
+            EntryType::Char => device().map(|(major, minor)| Kind::CharDevice(major, minor))?,
+            EntryType::Block => device().map(|(major, minor)| Kind::BlockDevice(major, minor))?,
+            EntryType::Fifo => Kind::Fifo,
+            EntryType::GNUSparse => {
+                return invalid("it has a sparse file, which images do not use; rebuild it");
+            }
+            other => {
+                let byte = other.as_byte().escape_ascii();
+                return invalid(format!("it has an entry of the unknown type '{byte}'"));
+            }
+        };
+        self.begin_data(size)?;
+        // Some writers give links the size of their target; no data follows.
+        if !matches!(kind, Kind::File { .. } | Kind::Directory) {
+            self.begin_data(0)?;
+        }
+        let id = |value: Option<u64>, field: std::io::Result<u64>| {
+            match value.map_or(field, Ok).map(u32::try_from) {
+                // The last one means "leave it" to chown(2).
+                Ok(Ok(id)) if id != u32::MAX => Ok(id),
+                _ => invalid("a file has an owner that is none"),
+            }
+        };
+        Ok(Entry {
+            mode: header.mode().map_err(unreadable)? & 0o7777,
+            uid: id(extensions.uid, header.uid())?,
+            gid: id(extensions.gid, header.gid())?,
+            mtime: extensions.mtime.unwrap_or_else(|| {
+                let seconds = header.mtime().ok().and_then(|s| i64::try_from(s).ok());
+                (seconds.unwrap_or(0), 0)
+            }),
+            xattrs: extensions.xattrs,
+            kind,
+            path,
+        })
+    }
+
+    fn begin_data(&mut self, size: u64) -> LayerResult<()> {
+        if size > self.content.budget() {
+            return invalid("it unpacks to more bytes than an image may have");
+        }
+        self.left = size;
+        self.padding = size.wrapping_neg() % BLOCK as u64;
+        Ok(())
+    }
+
+    fn skip_rest(&mut self) -> LayerResult<()> {
+        let mut rest = self.left.saturating_add(self.padding);
+        (self.left, self.padding) = (0, 0);
+        let mut buffer = [0; 16 * BLOCK];
+        while rest > 0 {
+            let want = usize::try_from(rest)
+                .unwrap_or(usize::MAX)
+                .min(buffer.len());
+            let part = buffer.get_mut(..want).unwrap_or_default();
+            let count = self.content.read(part).map_err(unreadable)?;
+            if count == 0 {
+                return invalid("it ends in the middle of a file");
+            }
+            rest = rest.saturating_sub(count as u64);
+        }
+        Ok(())
+    }
+
+    /// The data of an extended header.
+    fn extension(&mut self, size: u64) -> LayerResult<Vec<u8>> {
+        if size > MAX_EXTENSION {
+            return invalid(format!(
+                "an extended header has more than {MAX_EXTENSION} bytes"
+            ));
+        }
+        self.begin_data(size)?;
+        let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+        let mut filled = 0_usize;
+        loop {
+            let rest = bytes.get_mut(filled..).unwrap_or_default();
+            match self.read_data(rest)? {
+                0 => return Ok(bytes),
+                count => filled = filled.saturating_add(count),
+            }
+        }
+    }
+
+    /// The next header; nothing at a block of zeros or the end of the layer.
+    fn header(&mut self) -> LayerResult<Option<Header>> {
+        let mut block = [0_u8; BLOCK];
+        let mut filled = 0_usize;
+        while let Some(rest) = block.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match self.content.read(rest).map_err(unreadable)? {
+                0 if filled == 0 => return Ok(None),
+                0 => return invalid("it ends in the middle of a header"),
+                count => filled = filled.saturating_add(count),
+            }
+        }
+        if block.iter().all(|byte| *byte == 0) {
+            return Ok(None);
+        }
+        let sum = block.iter().enumerate().fold(0_u32, |sum, (at, byte)| {
+            let value = if CHECKSUM.contains(&at) { b' ' } else { *byte };
+            sum.wrapping_add(u32::from(value))
+        });
+        let header = Header::from_byte_slice(&block).clone();
+        match header.cksum() {
+            Ok(expected) if expected == sum => Ok(Some(header)),
+            _ => invalid("it is not a tar archive or is damaged"),
+        }
+    }
+}
+
+fn until_nul(bytes: &[u8]) -> &[u8] {
+    bytes.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+/// A layer has been checked against its digest, so what can not be read is the layer's fault.
+pub(super) fn unreadable(error: std::io::Error) -> LayerError {
+    LayerError::Invalid(format!("it can not be read ({error})"))
+}

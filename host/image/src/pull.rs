@@ -1,0 +1,262 @@
+//! One pull: from a resolved name to an image in the store.
+//!
+//! ```text
+//! resolve -> download -> unpack -> make the EROFS file -> commit
+//!            \_____________ one flight for all callers ______/
+//! ```
+
+use crate::digest::Digest;
+use crate::erofs;
+use crate::image::{ImageConfig, LayerProgress, PullPhase, PullProgress};
+use crate::layer::{LayerError, Limits, Unpacker};
+use crate::manifest::Descriptor;
+use crate::name::Name;
+use crate::registry::{Registry, Resolved};
+use crate::staging::Staging;
+use crate::store::Inner;
+use crate::{ImageError, Result};
+use futures_util::stream::{self, TryStreamExt as _};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+/// A download that several callers may wait for. It stops when the last one has dropped it.
+pub(crate) struct Flight {
+    progress: watch::Receiver<PullProgress>,
+    outcome: watch::Receiver<Option<Result<()>>>,
+    cancelled: Arc<AtomicBool>,
+    task: AbortHandle,
+}
+
+impl Flight {
+    pub(crate) fn start(
+        store: Arc<Inner>,
+        registry: Registry,
+        name: Name,
+        resolved: Resolved,
+    ) -> Self {
+        let (progress_sender, progress) = watch::channel(PullProgress::default());
+        let (outcome_sender, outcome) = watch::channel(None);
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let pull = Pull {
+            store,
+            registry,
+            name,
+            resolved,
+            progress: progress_sender,
+            cancelled: Arc::clone(&cancelled),
+        };
+        let task = tokio::spawn(async move {
+            let outcome = pull.run().await;
+            outcome_sender.send_replace(Some(outcome));
+        });
+        Self {
+            progress,
+            outcome,
+            cancelled,
+            task: task.abort_handle(),
+        }
+    }
+
+    /// Waits for the end and tells about the way there.
+    pub(crate) async fn wait(&self, mut tell: impl FnMut(&PullProgress) + Send) -> Result<()> {
+        let mut progress = self.progress.clone();
+        let mut outcome = self.outcome.clone();
+        loop {
+            tokio::select! {
+                biased;
+                changed = progress.changed() => match changed {
+                    Ok(()) => tell(&progress.borrow_and_update().clone()),
+                    Err(_) => break,
+                },
+                _ = outcome.wait_for(Option::is_some) => break,
+            }
+        }
+        let outcome = match outcome.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone(),
+            Err(_) => None,
+        };
+        outcome.unwrap_or_else(|| {
+            let source = std::io::Error::other("the task that pulled the image has ended");
+            Err(ImageError::io("pulling an image", source))
+        })
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+        self.task.abort();
+    }
+}
+
+/// An image whose EROFS file is complete in its staging directory.
+pub(crate) struct Finished {
+    pub(crate) id: Digest,
+    /// Bytes of the EROFS file.
+    pub(crate) size: u64,
+    pub(crate) config: ImageConfig,
+    pub(crate) name: Name,
+    pub(crate) target: Digest,
+}
+
+struct Pull {
+    store: Arc<Inner>,
+    registry: Registry,
+    name: Name,
+    resolved: Resolved,
+    progress: watch::Sender<PullProgress>,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Pull {
+    async fn run(self) -> Result<()> {
+        // Blocking work keeps the directory until it has noticed that nobody waits.
+        let staging = Arc::new(Staging::new(&self.store.staging_path())?);
+        let result = self.stages(&staging).await;
+        staging.remove().await;
+        result
+    }
+
+    async fn stages(&self, staging: &Arc<Staging>) -> Result<()> {
+        self.download(staging).await?;
+        self.enter(PullPhase::Unpacking);
+        self.unpack(staging).await?;
+        self.enter(PullPhase::Writing);
+        let finished = Finished {
+            id: self.resolved.manifest.config.digest.clone(),
+            size: self.make_disk(staging).await?,
+            config: self.resolved.configuration.config.clone(),
+            name: self.name.clone(),
+            target: self.resolved.target.clone(),
+        };
+        self.store.commit(finished, Arc::clone(staging)).await
+    }
+
+    async fn make_disk(&self, staging: &Staging) -> Result<u64> {
+        erofs::make(
+            &self.store.config.mkfs_erofs,
+            &self.name.to_string(),
+            &self.resolved.manifest.config.digest,
+            &staging.tree(),
+            &staging.disk(),
+        )
+        .await
+    }
+
+    fn enter(&self, phase: PullPhase) {
+        self.progress.send_modify(|progress| progress.phase = phase);
+    }
+
+    async fn download(&self, staging: &Staging) -> Result<()> {
+        let layers = &self.resolved.manifest.layers;
+        self.progress.send_modify(|progress| {
+            progress.phase = PullPhase::Downloading;
+            progress.layers = layers
+                .iter()
+                .map(|layer| LayerProgress {
+                    digest: layer.digest.to_string(),
+                    done: 0,
+                    total: layer.size,
+                })
+                .collect();
+        });
+        // A layer can come more than once, mostly the empty one.
+        let unique: BTreeMap<&Digest, &Descriptor> =
+            layers.iter().map(|layer| (&layer.digest, layer)).collect();
+        stream::iter(unique.into_values().map(Ok))
+            .try_for_each_concurrent(self.store.config.parallel_downloads.max(1), |layer| {
+                self.download_layer(staging, layer)
+            })
+            .await
+    }
+
+    async fn download_layer(&self, staging: &Staging, layer: &Descriptor) -> Result<()> {
+        let path = staging.blob(&layer.digest.file_name());
+        let what = format!("layer {}", layer.digest);
+        let arrived = |bytes| {
+            self.progress.send_modify(|progress| {
+                let same = |other: &&mut LayerProgress| other.digest == layer.digest.as_str();
+                for entry in progress.layers.iter_mut().filter(same) {
+                    entry.done = entry.done.saturating_add(bytes);
+                }
+            });
+        };
+        self.registry
+            .blob_to_file(&what, layer, &path, arrived)
+            .await
+    }
+
+    async fn unpack(&self, staging: &Arc<Staging>) -> Result<()> {
+        let staging = Arc::clone(staging);
+        let cancelled = Arc::clone(&self.cancelled);
+        let image = self.name.to_string();
+        let limits = Limits {
+            bytes: self.store.config.max_unpacked_bytes,
+            entries: self.store.config.max_entries,
+        };
+        let layers: Vec<(Digest, Digest)> = std::iter::zip(
+            self.resolved
+                .manifest
+                .layers
+                .iter()
+                .map(|layer| layer.digest.clone()),
+            self.resolved.configuration.diff_ids.iter().cloned(),
+        )
+        .collect();
+        let work = move || unpack_layers(&image, &staging, &layers, limits, &cancelled);
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|error| ImageError::io("unpacking layers", std::io::Error::other(error)))?
+    }
+}
+
+/// Applies layers (digest and DiffID) and removes each blob after its last use.
+fn unpack_layers(
+    image: &str,
+    staging: &Staging,
+    layers: &[(Digest, Digest)],
+    limits: Limits,
+    cancelled: &AtomicBool,
+) -> Result<()> {
+    let blame = |layer: &Digest, diff_id: &Digest, error| match error {
+        LayerError::Io { doing, source } => ImageError::io(doing, source),
+        LayerError::Cancelled => ImageError::io(
+            "unpacking layers",
+            std::io::Error::from(std::io::ErrorKind::Interrupted),
+        ),
+        LayerError::Invalid(reason) => ImageError::InvalidLayer {
+            image: image.to_owned(),
+            layer: layer.to_string(),
+            reason,
+        },
+        LayerError::WrongDiffId(got) => ImageError::DigestMismatch {
+            image: image.to_owned(),
+            what: format!("content of layer {layer}"),
+            expected: diff_id.to_string(),
+            got: got.to_string(),
+        },
+    };
+    let Some((first, first_diff_id)) = layers.first() else {
+        return Ok(());
+    };
+    let mut unpacker = Unpacker::new(&staging.tree(), limits, cancelled)
+        .map_err(|error| blame(first, first_diff_id, error))?;
+    for (at, (layer, diff_id)) in layers.iter().enumerate() {
+        let path = staging.blob(&layer.file_name());
+        let file = std::fs::File::open(&path)
+            .map_err(|error| ImageError::io("opening a downloaded layer", error))?;
+        unpacker
+            .apply(file, diff_id)
+            .map_err(|error| blame(layer, diff_id, error))?;
+        if !layers.iter().skip(at + 1).any(|(later, _)| later == layer) {
+            std::fs::remove_file(&path)
+                .map_err(|error| ImageError::io("removing an unpacked layer", error))?;
+        }
+    }
+    unpacker
+        .finish()
+        .map_err(|error| blame(first, first_diff_id, error))
+}

@@ -1,0 +1,9 @@
+//! Tests of the whole store against a registry in this process.
+
+mod crash;
+mod disk;
+pub(crate) mod fixture;
+mod names;
+mod pulls;
+mod server;
+pub(crate) mod tarball;
