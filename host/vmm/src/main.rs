@@ -1,2 +1,85 @@
-//! host/vmm
-fn main() {}
+//! `bulkhead-vmm`: reads a [`VmmConfig`] from its standard input and is the VM until it ends.
+//!
+//! The exit status is an [`ExitReason`]; standard error gets one sentence.
+
+use bulkhead_vmm::config::Resources;
+use bulkhead_vmm::control::Control;
+use bulkhead_vmm::error::chain;
+use bulkhead_vmm::verdict::{End, Verdict};
+use bulkhead_vmm::{Error, machine, vcpu};
+use bulkhead_vmm_api::{ExitReason, VmmConfig};
+use std::io::Read;
+use std::sync::Arc;
+
+/// The longest configuration: it is mostly the command line.
+const MAX_CONFIG: u64 = 64 * 1024;
+
+fn main() {
+    let main_ns = vcpu::monotonic_ns();
+    end_on_panic();
+    let end = run(main_ns).unwrap_or_else(|error| End {
+        reason: error.reason(),
+        sentence: format!("{}.", chain(&error)),
+    });
+    exit(&end);
+}
+
+fn run(main_ns: u64) -> Result<End, Error> {
+    prepare_process();
+    let config = read_config()?;
+    let resources = Resources::take(&config)?;
+    let verdict = Arc::new(Verdict::new()?);
+    let built = machine::build(resources, verdict)?;
+    let machine = built.machine;
+    let mut control = Control::new(Arc::clone(&machine), built.control, main_ns)?;
+    control.serve_pending()?;
+    vcpu::start(&machine, built.vcpus)?;
+    machine::serve_devices(&machine)?;
+    control.serve()
+}
+
+fn read_config() -> Result<VmmConfig, Error> {
+    let refuse = |text: String| Error::Config(text);
+    let mut text = Vec::new();
+    std::io::stdin()
+        .take(MAX_CONFIG + 1)
+        .read_to_end(&mut text)
+        .map_err(|error| refuse(error.to_string()))?;
+    if text.len() as u64 > MAX_CONFIG {
+        return Err(refuse(format!("it is longer than {MAX_CONFIG} bytes")));
+    }
+    serde_json::from_slice(&text).map_err(|error| refuse(error.to_string()))
+}
+
+/// One heap for all threads, and as many descriptors as the caps on connections may need.
+fn prepare_process() {
+    // SAFETY: sets a parameter of the allocator before there is a second thread.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Best effort: with fewer, connections are refused earlier.
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum.map(|most| most.min(4096)).or(Some(4096)),
+            maximum: limit.maximum,
+        },
+    );
+}
+
+/// A panic in any thread ends the process: half a VMM is worse than none.
+fn end_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        exit(&End {
+            reason: ExitReason::Internal,
+            sentence: format!("The VMM has a bug: {panic}."),
+        });
+    }));
+}
+
+/// Ends the process at once: other threads may be in the guest or in a system call.
+fn exit(end: &End) -> ! {
+    eprintln!("bulkhead-vmm: {}", end.sentence);
+    // SAFETY: ends the process without running anything of it; standard error is not buffered.
+    unsafe { libc::_exit(i32::from(end.reason.status())) }
+}

@@ -1,0 +1,309 @@
+//! The control socket: what the daemon asks, and what it gets.
+//!
+//! The main thread serves it with `poll(2)` until the VM has ended. Nothing here waits for a guest
+//! or a disk: emptying a slot is answered when its worker has ended, and meanwhile only that one
+//! connection is not read. When the daemon goes, its connections end and the VM goes on.
+
+use crate::devices::blk::BindError;
+use crate::error::{Error, chain};
+use crate::machine::{DiskAt, Machine};
+use crate::verdict::End;
+use bulkhead_vmm_api::wire::{self, WireError};
+use bulkhead_vmm_api::{
+    DiskSlot, ExitReason, MAX_PACKET, PROTOCOL_VERSION, Reply, Request, VmmStatus,
+};
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+/// The most control connections at once.
+const MAX_CONNECTIONS: usize = 16;
+
+/// The server's end of the control socket.
+#[derive(Debug)]
+pub struct Control {
+    machine: Arc<Machine>,
+    listener: OwnedFd,
+    connections: Vec<Connection>,
+    /// Signalled when a disk's worker has ended.
+    ended: Arc<EventFd>,
+    main_ns: u64,
+}
+
+#[derive(Debug)]
+struct Connection {
+    socket: OwnedFd,
+    /// The slot that must be empty before the next answer.
+    waits_for: Option<DiskSlot>,
+}
+
+/// What to do with a connection after a request.
+enum After {
+    Keep,
+    WaitFor(DiskSlot),
+    Close,
+    Feed,
+}
+
+impl Control {
+    /// A server for this machine.
+    ///
+    /// # Errors
+    /// [`Error::Host`].
+    pub fn new(machine: Arc<Machine>, listener: OwnedFd, main_ns: u64) -> Result<Self, Error> {
+        rustix::io::ioctl_fionbio(&listener, true)
+            .map_err(Error::host("make a socket non-blocking"))?;
+        let ended =
+            EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(Error::host("create an eventfd"))?;
+        Ok(Self {
+            machine,
+            listener,
+            connections: Vec::new(),
+            ended: Arc::new(ended),
+            main_ns,
+        })
+    }
+
+    /// Serves what is there already and waits for nothing: what the daemon asked before it started
+    /// the VMM is done before the guest runs.
+    ///
+    /// # Errors
+    /// [`Error::Host`].
+    pub fn serve_pending(&mut self) -> Result<(), Error> {
+        while self.turn(Some(rustix::time::Timespec::default()))? {}
+        Ok(())
+    }
+
+    /// Serves until the VM has ended.
+    ///
+    /// # Errors
+    /// [`Error::Host`].
+    pub fn serve(mut self) -> Result<End, Error> {
+        loop {
+            if let Some(end) = self.machine.verdict.end() {
+                return Ok(end);
+            }
+            self.turn(None)?;
+        }
+    }
+
+    /// Waits for at most `timeout` and serves what is ready; answers whether anything was.
+    fn turn(&mut self, timeout: Option<rustix::time::Timespec>) -> Result<bool, Error> {
+        // SAFETY: the descriptor is open as long as the eventfd, which lives in `self`.
+        let ended = unsafe { BorrowedFd::borrow_raw(self.ended.as_raw_fd()) };
+        let always = [self.machine.verdict.as_fd(), ended, self.listener.as_fd()];
+        let reading = self.connections.iter().filter(|c| c.waits_for.is_none());
+        let mut waiting: Vec<PollFd<'_>> = always
+            .into_iter()
+            .chain(reading.map(|connection| connection.socket.as_fd()))
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
+        let count =
+            rustix::io::retry_on_intr(|| rustix::event::poll(&mut waiting, timeout.as_ref()))
+                .map_err(Error::host("wait for events"))?;
+        let mut ready = waiting.iter().map(|fd| !fd.revents().is_empty());
+        let _verdict = ready.next();
+        let ended = ready.next().unwrap_or(false);
+        let accept = ready.next().unwrap_or(false);
+        let readable: Vec<bool> = ready.collect();
+
+        self.serve_connections(&readable);
+        if ended {
+            let _ = self.ended.read();
+            self.collect()?;
+        }
+        if accept {
+            self.accept();
+        }
+        Ok(count > 0)
+    }
+
+    fn accept(&mut self) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        while let Ok(socket) = accept_with(&self.listener, flags) {
+            // One too many is closed at once.
+            if self.connections.len() < MAX_CONNECTIONS {
+                self.connections.push(Connection {
+                    socket,
+                    waits_for: None,
+                });
+            }
+        }
+    }
+
+    /// Reads one request from each connection that has one.
+    fn serve_connections(&mut self, readable: &[bool]) {
+        let mut readable = readable.iter();
+        for mut connection in std::mem::take(&mut self.connections) {
+            let is_readable =
+                connection.waits_for.is_none() && readable.next().copied().unwrap_or(false);
+            if !is_readable {
+                self.connections.push(connection);
+                continue;
+            }
+            match self.serve_one(&connection.socket) {
+                After::Keep => self.connections.push(connection),
+                After::WaitFor(slot) => {
+                    connection.waits_for = Some(slot);
+                    self.connections.push(connection);
+                }
+                After::Close => {}
+                After::Feed => {
+                    // It is closed when it cannot be used, and so the daemon knows.
+                    let _ = self.machine.vsock.set_feed(connection.socket);
+                }
+            }
+        }
+    }
+
+    fn serve_one(&self, socket: &OwnedFd) -> After {
+        let (request, fds) = match wire::receive::<Request>(socket) {
+            Ok(Some(request)) => request,
+            Err(WireError::Socket(Errno::AGAIN)) => return After::Keep,
+            Err(error @ WireError::Malformed(_)) => return answer(socket, &refusal(&error)),
+            Ok(None) | Err(_) => return After::Close,
+        };
+        match self.handle(request, fds) {
+            Ok(Answer::Now(reply)) => answer(socket, &reply),
+            Ok(Answer::WhenEmpty(slot)) => After::WaitFor(slot),
+            Ok(Answer::Feed) => match answer(socket, &Reply::Done) {
+                After::Keep => After::Feed,
+                other => other,
+            },
+            Err(reply) => answer(socket, &reply),
+        }
+    }
+
+    fn handle(&self, request: Request, fds: Vec<OwnedFd>) -> Result<Answer, Reply> {
+        let done = Ok(Answer::Now(Reply::Done));
+        match request {
+            Request::BindDisk { slot } => {
+                let file = File::from(one(fds)?);
+                let disk = &self.disk(slot)?.disk;
+                disk.bind(file, &self.machine.events, &self.ended)
+                    .map_err(|error: BindError| refusal(&error))?;
+                done
+            }
+            Request::UnbindDisk { slot } => {
+                if self.disk(slot)?.disk.unbind() {
+                    done
+                } else {
+                    Ok(Answer::WhenEmpty(slot))
+                }
+            }
+            Request::BindTap => {
+                one(fds)?;
+                Err(error("The machine has no network interface"))
+            }
+            Request::Status => Ok(Answer::Now(Reply::Status(self.status()))),
+            Request::Console { max_bytes } => Ok(Answer::Now(self.console(max_bytes))),
+            Request::AcceptGuestConnections => Ok(Answer::Feed),
+            Request::Kill => {
+                let text = "The daemon ended the VM.";
+                self.machine.verdict.decide(ExitReason::Killed, text);
+                done
+            }
+        }
+    }
+
+    fn disk(&self, slot: DiskSlot) -> Result<&DiskAt, Reply> {
+        self.machine
+            .disks
+            .iter()
+            .find(|at| at.disk.slot() == slot)
+            .ok_or_else(|| error(&format!("The machine has no slot {}", slot.serial())))
+    }
+
+    fn status(&self) -> VmmStatus {
+        let machine = &self.machine;
+        let mut devices = vec![
+            machine.serial.counters().named("console"),
+            machine.vsock.counters().named("vsock"),
+            machine.rng.counters().named("rng"),
+        ];
+        for at in &machine.disks {
+            devices.push(at.disk.counters().named(&at.disk.slot().serial()));
+        }
+        VmmStatus {
+            version: PROTOCOL_VERSION,
+            main_ns: self.main_ns,
+            vcpus_started_ns: machine.started_ns.load(Ordering::Relaxed),
+            devices,
+        }
+    }
+
+    /// The newest part of the console that fits into a packet: control characters and such take
+    /// several bytes there.
+    fn console(&self, max_bytes: u32) -> Reply {
+        let mut wanted = usize::try_from(max_bytes).unwrap_or(usize::MAX);
+        loop {
+            let bytes = self.machine.serial.newest(wanted);
+            let reply = Reply::Console {
+                text: String::from_utf8_lossy(&bytes).into_owned(),
+            };
+            let length = serde_json::to_vec(&reply).map_or(usize::MAX, |packet| packet.len());
+            if length <= MAX_PACKET || bytes.is_empty() {
+                return reply;
+            }
+            wanted = bytes.len() - bytes.len().div_ceil(8);
+        }
+    }
+
+    /// Finishes the slots whose workers have ended, and answers who waited for them.
+    fn collect(&mut self) -> Result<(), Error> {
+        for at in &self.machine.disks {
+            let empty = at.disk.collect(&self.machine.events, at.source)?;
+            if !empty {
+                continue;
+            }
+            let slot = at.disk.slot();
+            self.connections.retain_mut(|connection| {
+                if connection.waits_for != Some(slot) {
+                    return true;
+                }
+                connection.waits_for = None;
+                matches!(answer(&connection.socket, &Reply::Done), After::Keep)
+            });
+        }
+        Ok(())
+    }
+}
+
+enum Answer {
+    Now(Reply),
+    WhenEmpty(DiskSlot),
+    Feed,
+}
+
+/// Sends a reply. A daemon that does not read its replies loses the connection.
+fn answer(socket: &OwnedFd, reply: &Reply) -> After {
+    match wire::send(socket, reply, &[]) {
+        Ok(()) => After::Keep,
+        Err(_) => After::Close,
+    }
+}
+
+fn one(fds: Vec<OwnedFd>) -> Result<OwnedFd, Reply> {
+    match <[OwnedFd; 1]>::try_from(fds) {
+        Ok([fd]) => Ok(fd),
+        Err(fds) => Err(error(&format!(
+            "The request needs one descriptor and came with {}",
+            fds.len()
+        ))),
+    }
+}
+
+fn error(message: &str) -> Reply {
+    Reply::Error {
+        message: message.to_owned(),
+    }
+}
+
+fn refusal(cause: &dyn std::error::Error) -> Reply {
+    error(&chain(cause))
+}

@@ -1,0 +1,7 @@
+//! The devices of the machine. None knows the transport that it is seen through.
+
+pub mod blk;
+pub mod counters;
+pub mod rng;
+pub mod serial;
+pub mod vsock;

@@ -1,0 +1,117 @@
+//! The device thread: it waits for what devices wait for and lets each serve its queues.
+//!
+//! One thread serves every device that does not need one of its own. A bound disk has a worker (see
+//! [`crate::devices::blk`]), for its requests may block; its kick is muted here meanwhile.
+
+use crate::error::Error;
+use crate::sync::lock;
+use rustix::event::epoll;
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+
+/// Something that is served when a descriptor becomes readable.
+pub trait Handler: Send + Sync {
+    /// The descriptor is readable. It must not block.
+    fn ready(&self);
+}
+
+impl<F: Fn() + Send + Sync> Handler for F {
+    fn ready(&self) {
+        self();
+    }
+}
+
+/// The sources of the device thread.
+pub struct Events {
+    epoll: OwnedFd,
+    handlers: Mutex<Vec<Arc<dyn Handler>>>,
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events").finish_non_exhaustive()
+    }
+}
+
+/// A source of [`Events`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Source(u64);
+
+impl Events {
+    /// No sources.
+    ///
+    /// # Errors
+    /// [`Error::Host`].
+    pub fn new() -> Result<Self, Error> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
+            .map_err(Error::host("create an epoll instance"))?;
+        Ok(Self {
+            epoll,
+            handlers: Mutex::default(),
+        })
+    }
+
+    /// Adds a source; the descriptor must stay open as long as `self`.
+    ///
+    /// # Errors
+    /// [`Error::Host`].
+    pub fn add(&self, fd: BorrowedFd<'_>, handler: Arc<dyn Handler>) -> Result<Source, Error> {
+        let mut handlers = lock(&self.handlers);
+        let source = Source(handlers.len() as u64);
+        handlers.push(handler);
+        drop(handlers);
+        self.unmute(source, fd)?;
+        Ok(source)
+    }
+
+    /// Stops to watch a source.
+    ///
+    /// # Errors
+    /// [`Error::Host`].
+    pub fn mute(&self, fd: BorrowedFd<'_>) -> Result<(), Error> {
+        epoll::delete(&self.epoll, fd).map_err(Error::host("stop to watch a descriptor"))
+    }
+
+    /// Watches a source again.
+    ///
+    /// # Errors
+    /// [`Error::Host`].
+    pub fn unmute(&self, source: Source, fd: BorrowedFd<'_>) -> Result<(), Error> {
+        let data = epoll::EventData::new_u64(source.0);
+        epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN)
+            .map_err(Error::host("watch a descriptor"))
+    }
+
+    /// Waits once and serves what is ready.
+    ///
+    /// # Errors
+    /// [`Error::Host`].
+    pub fn turn(&self) -> Result<(), Error> {
+        let mut ready = Vec::with_capacity(16);
+        rustix::io::retry_on_intr(|| {
+            epoll::wait(
+                &self.epoll,
+                rustix::buffer::spare_capacity(&mut ready),
+                None,
+            )
+        })
+        .map_err(Error::host("wait for events"))?;
+        for event in ready {
+            let source = event.data.u64();
+            let handler = usize::try_from(source)
+                .ok()
+                .and_then(|index| lock(&self.handlers).get(index).cloned());
+            if let Some(handler) = handler {
+                handler.ready();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Events {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}

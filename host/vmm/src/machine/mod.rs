@@ -1,0 +1,232 @@
+//! The machine: built once, complete when it boots, never changing shape.
+
+pub mod acpi;
+pub mod boot;
+pub mod cpuid;
+pub mod image;
+pub mod layout;
+pub mod memory;
+pub mod platform;
+mod slots;
+
+use crate::config::Resources;
+use crate::devices::rng::Rng;
+use crate::devices::serial::Serial;
+use crate::devices::vsock::Vsock;
+use crate::error::{Error, chain};
+use crate::events::Events;
+use crate::sync::lock;
+use crate::verdict::Verdict;
+use crate::virtio::mmio::Window;
+use bulkhead_vmm_api::ExitReason;
+use kvm_bindings::{KVM_CAP_PMU_CAPABILITY, KVM_PMU_CAP_DISABLE, kvm_enable_cap};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use layout::{HOLE_START, MMIO_BASE, MMIO_STRIDE, SERIAL_GSI};
+use memory::GuestRam;
+use platform::Platform;
+pub use slots::DiskAt;
+use slots::Slots;
+use std::os::fd::{FromRawFd, IntoRawFd};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+
+/// The machine, without its vCPUs.
+#[derive(Debug)]
+pub struct Machine {
+    /// The serial console.
+    pub serial: Arc<Serial>,
+    /// The ports.
+    pub platform: Platform,
+    /// The disk slots.
+    pub disks: Vec<DiskAt>,
+    /// The vsock device.
+    pub vsock: Arc<Vsock>,
+    /// The entropy device.
+    pub rng: Arc<Rng>,
+    /// What the device thread waits for.
+    pub events: Arc<Events>,
+    /// How the VM ended.
+    pub verdict: Arc<Verdict>,
+    /// CLOCK_MONOTONIC in nanoseconds when the first vCPU entered the guest; 0 before that.
+    pub started_ns: AtomicU64,
+    windows: Vec<Mutex<Window>>,
+    // The VM goes after everything that uses it, its memory last.
+    _vm: Arc<VmFd>,
+    _ram: GuestRam,
+}
+
+/// What remains of the configuration for others.
+#[derive(Debug)]
+pub struct Built {
+    /// The machine.
+    pub machine: Arc<Machine>,
+    /// Its vCPUs, the first one at the kernel's entry.
+    pub vcpus: Vec<VcpuFd>,
+    /// The listening control socket.
+    pub control: std::os::fd::OwnedFd,
+}
+
+/// Builds the machine that the configuration describes.
+///
+/// # Errors
+/// [`Error`].
+pub fn build(resources: Resources, verdict: Arc<Verdict>) -> Result<Built, Error> {
+    // SAFETY: the descriptor is owned and given away here.
+    let kvm = unsafe { Kvm::from_raw_fd(resources.kvm.into_raw_fd()) };
+    check(&kvm)?;
+    let vm = kvm.create_vm().map_err(Error::kvm("create a VM"))?;
+    let ram = memory::map(resources.memory_mib)?;
+    memory::attach(&vm, &ram)?;
+    vm.set_identity_map_address(layout::IDENTITY_MAP)
+        .map_err(Error::kvm("set the identity map's address"))?;
+    vm.set_tss_address(layout::TSS)
+        .map_err(Error::kvm("set the task state segment's address"))?;
+    hide_performance_counters(&vm);
+    vm.create_irq_chip()
+        .map_err(Error::kvm("create the interrupt controllers"))?;
+    let vm = Arc::new(vm);
+
+    let kernel = image::load_kernel(&ram, &resources.kernel)?;
+    let low_end = (resources.memory_mib << 20).min(HOLE_START);
+    let initrd = image::load_initrd(&ram, &resources.initrd, low_end, kernel)?;
+    boot::write_start_info(&ram, resources.memory_mib, &resources.cmdline, initrd)?;
+
+    let events = Arc::new(Events::new()?);
+    let mut slots = Slots::new(&vm, &ram, &events);
+    let vsock = slots.add(|ram, notifier| Vsock::new(ram, notifier, resources.vsock))?;
+    slots.serve(&vsock, Vsock::serve)?;
+    let device = Arc::clone(&vsock);
+    events.add(vsock.sockets(), Arc::new(move || device.serve()))?;
+    let rng = slots.add(Rng::new)?;
+    slots.serve(&rng, Rng::serve)?;
+    let disks = slots.disks(resources.read_only_slots, resources.read_write_slots)?;
+    let windows = slots.finish();
+    acpi::write(&ram, resources.vcpus, windows.len())?;
+
+    let serial = Arc::new(Serial::new(pulse(&vm, SERIAL_GSI)));
+    let vcpus = vcpus(&kvm, &vm, resources.vcpus, kernel)?;
+    let machine = Machine {
+        platform: Platform::new(Arc::clone(&serial), Arc::clone(&verdict)),
+        serial,
+        disks,
+        vsock,
+        rng,
+        events,
+        verdict,
+        started_ns: AtomicU64::new(0),
+        windows,
+        _vm: vm,
+        _ram: ram,
+    };
+    Ok(Built {
+        machine: Arc::new(machine),
+        vcpus,
+        control: resources.control,
+    })
+}
+
+impl Machine {
+    /// The guest reads memory that is not RAM.
+    pub fn mmio_read(&self, address: u64, data: &mut [u8]) {
+        match self.window(address) {
+            Some((window, offset)) => lock(window).read(offset, data),
+            None => data.fill(0xff),
+        }
+    }
+
+    /// The guest writes memory that is not RAM.
+    pub fn mmio_write(&self, address: u64, data: &[u8]) {
+        if let Some((window, offset)) = self.window(address) {
+            lock(window).write(offset, data);
+        }
+    }
+
+    fn window(&self, address: u64) -> Option<(&Mutex<Window>, u64)> {
+        let offset = address.checked_sub(MMIO_BASE)?;
+        let index = usize::try_from(offset / MMIO_STRIDE).ok()?;
+        Some((self.windows.get(index)?, offset % MMIO_STRIDE))
+    }
+}
+
+/// Starts the thread that serves the devices.
+///
+/// # Errors
+/// [`Error::Host`].
+pub fn serve_devices(machine: &Arc<Machine>) -> Result<(), Error> {
+    let machine = Arc::clone(machine);
+    std::thread::Builder::new()
+        .name("devices".to_owned())
+        .stack_size(256 * 1024)
+        .spawn(move || {
+            loop {
+                if let Err(error) = machine.events.turn() {
+                    let text = format!("The device thread stopped: {}.", chain(&error));
+                    return machine.verdict.decide(ExitReason::Internal, text);
+                }
+            }
+        })
+        .map(drop)
+        .map_err(Error::host("start a thread"))
+}
+
+/// Whether this KVM is what the machine needs.
+fn check(kvm: &Kvm) -> Result<(), Error> {
+    // The number has been 12 since Linux 2.6.22; another, or an error, means another kind of file.
+    if kvm.get_api_version() != 12 {
+        return Err(Error::KvmLacks("speak version 12 of its interface"));
+    }
+    for (cap, what) in [
+        (Cap::UserMemory, "map memory into a guest"),
+        (Cap::Irqchip, "emulate interrupt controllers"),
+        (Cap::SetTssAddr, "place the task state segment"),
+        (Cap::SetIdentityMapAddr, "place the identity map"),
+        (Cap::Ioeventfd, "signal writes by eventfds"),
+        (Cap::ExtCpuid, "tell what processor a guest can have"),
+        (Cap::MpState, "start processors"),
+    ] {
+        if !kvm.check_extension(cap) {
+            return Err(Error::KvmLacks(what));
+        }
+    }
+    Ok(())
+}
+
+/// Guests do not count events of the host's processor. CPUID says so too, so an older kernel
+/// without the capability does no harm.
+fn hide_performance_counters(vm: &VmFd) {
+    let mut cap = kvm_enable_cap {
+        cap: KVM_CAP_PMU_CAPABILITY,
+        ..kvm_enable_cap::default()
+    };
+    if let Some(first) = cap.args.first_mut() {
+        *first = u64::from(KVM_PMU_CAP_DISABLE);
+    }
+    let _ = vm.enable_cap(&cap);
+}
+
+fn vcpus(kvm: &Kvm, vm: &VmFd, count: u8, kernel: image::Kernel) -> Result<Vec<VcpuFd>, Error> {
+    let supported = cpuid::supported(kvm)?;
+    let mut vcpus = Vec::with_capacity(usize::from(count));
+    for id in 0..count {
+        let vcpu = vm
+            .create_vcpu(u64::from(id))
+            .map_err(Error::kvm("create a vCPU"))?;
+        vcpu.set_cpuid2(&cpuid::of_vcpu(&supported, id, count)?)
+            .map_err(Error::kvm("set a vCPU's CPUID"))?;
+        boot::set_msrs(&vcpu)?;
+        if id == 0 {
+            boot::set_entry(&vcpu, kernel)?;
+        }
+        vcpus.push(vcpu);
+    }
+    Ok(vcpus)
+}
+
+/// An edge on an interrupt pin. An error would mean that the VM is gone.
+fn pulse(vm: &Arc<VmFd>, gsi: u32) -> Box<dyn Fn() + Send + Sync> {
+    let vm = Arc::clone(vm);
+    Box::new(move || {
+        let _ = vm.set_irq_line(gsi, true);
+        let _ = vm.set_irq_line(gsi, false);
+    })
+}

@@ -1,0 +1,117 @@
+//! Putting virtio devices into their windows, one after the other.
+
+use super::layout::{FIRST_VIRTIO_GSI, GSI_COUNT, virtio_gsi, virtio_window};
+use super::memory::GuestRam;
+use crate::devices::blk::Disk;
+use crate::error::Error;
+use crate::events::{Events, Source};
+use crate::virtio::Device;
+use crate::virtio::mmio::{Causes, Pin, QUEUE_NOTIFY, Window};
+use crate::virtio::notify::Notifier;
+use crate::virtio::status::Core;
+use bulkhead_vmm_api::DiskSlot;
+use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::{Arc, Mutex};
+
+/// A disk slot and where the device thread knows its kick.
+#[derive(Debug, Clone)]
+pub struct DiskAt {
+    /// The slot.
+    pub disk: Arc<Disk>,
+    /// Its kick.
+    pub source: Source,
+}
+
+/// The windows under construction.
+pub(super) struct Slots<'a> {
+    vm: &'a Arc<VmFd>,
+    ram: &'a GuestRam,
+    events: &'a Arc<Events>,
+    pins: Vec<Arc<Pin>>,
+    windows: Vec<Mutex<Window>>,
+}
+
+impl<'a> Slots<'a> {
+    pub(super) fn new(vm: &'a Arc<VmFd>, ram: &'a GuestRam, events: &'a Arc<Events>) -> Self {
+        let pins = (FIRST_VIRTIO_GSI..GSI_COUNT)
+            .map(|gsi| {
+                let vm = Arc::clone(vm);
+                // An error would mean that the VM is gone.
+                let set = move |high| {
+                    let _ = vm.set_irq_line(gsi, high);
+                };
+                Arc::new(Pin::new(Box::new(set)))
+            })
+            .collect();
+        Self {
+            vm,
+            ram,
+            events,
+            pins,
+            windows: Vec::new(),
+        }
+    }
+
+    /// Makes a device and puts it into the next window.
+    pub(super) fn add<D: Device + 'static>(
+        &mut self,
+        make: impl FnOnce(GuestRam, Arc<Notifier>) -> Result<D, Error>,
+    ) -> Result<Arc<D>, Error> {
+        let index = self.windows.len();
+        let pin = (virtio_gsi(index) - FIRST_VIRTIO_GSI) as usize;
+        let pin = self
+            .pins
+            .get(pin)
+            .ok_or_else(|| Error::Config("there are more devices than pins".to_owned()))?;
+        // Devices of one pin lie as many windows apart as there are pins.
+        let bit = (index / self.pins.len()) as u32;
+        let causes = Arc::new(Causes::new(Arc::clone(pin), bit));
+        let notifier = Arc::new(Notifier::new(Box::new(Arc::clone(&causes))));
+        let device = Arc::new(make(self.ram.clone(), Arc::clone(&notifier))?);
+        self.vm
+            .register_ioevent(
+                device.kick(),
+                &IoEventAddress::Mmio(virtio_window(index) + QUEUE_NOTIFY),
+                NoDatamatch,
+            )
+            .map_err(Error::kvm("signal a device's notifications"))?;
+        let core = Core::new(
+            Arc::clone(&device) as Arc<dyn Device>,
+            notifier,
+            self.ram.clone(),
+        );
+        self.windows.push(Mutex::new(Window::new(core, causes)));
+        Ok(device)
+    }
+
+    /// Has the device thread serve a device when it is kicked.
+    pub(super) fn serve<D: Device + 'static>(
+        &self,
+        device: &Arc<D>,
+        serve: impl Fn(&D) + Send + Sync + 'static,
+    ) -> Result<Source, Error> {
+        let served = Arc::clone(device);
+        // SAFETY: the kick is open as long as the device, and the handler holds the device.
+        let kick = unsafe { BorrowedFd::borrow_raw(device.kick().as_raw_fd()) };
+        self.events.add(kick, Arc::new(move || serve(&served)))
+    }
+
+    /// The row of disk slots, read-only ones first.
+    pub(super) fn disks(&mut self, read_only: u8, read_write: u8) -> Result<Vec<DiskAt>, Error> {
+        let slots = (0..read_only)
+            .map(DiskSlot::ReadOnly)
+            .chain((0..read_write).map(DiskSlot::ReadWrite));
+        slots
+            .map(|slot| {
+                let disk = self.add(|ram, notifier| Disk::new(slot, ram, notifier))?;
+                let source = self.serve(&disk, Disk::serve_empty)?;
+                Ok(DiskAt { disk, source })
+            })
+            .collect()
+    }
+
+    pub(super) fn finish(self) -> Vec<Mutex<Window>> {
+        self.windows
+    }
+}

@@ -1,0 +1,280 @@
+//! With a real guest: boots Linux in the VMM and plays the daemon.
+//!
+//! `tests/guest.sh` builds what is needed and runs this in the lab; without the images it names the
+//! tests pass without doing anything.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod support;
+
+use bulkhead_vmm_api::{DiskSlot, ExitReason, Reply, Request};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use support::{Images, Shape, Vm};
+
+macro_rules! images {
+    () => {
+        match Images::find() {
+            Some(images) => images,
+            None => {
+                eprintln!("skipped: BULKHEAD_GUEST_KERNEL and BULKHEAD_TEST_INIT are not set");
+                return;
+            }
+        }
+    };
+}
+
+fn end(vm: Vm, reason: ExitReason) {
+    let (got, text) = vm.end();
+    assert_eq!(got, Some(reason), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+}
+
+fn report(vm: &mut Vm, what: &str) {
+    let status = vm.status();
+    let (own, guest) = vm.own_memory_kib();
+    eprintln!(
+        "{what}: ready {} ms after the start, first vCPU {} us after main, {own} KiB beside {guest} KiB of the guest",
+        vm.started.elapsed().as_millis(),
+        (status.vcpus_started_ns - status.main_ns) / 1000,
+    );
+}
+
+#[test]
+fn boots_and_powers_off() {
+    let images = images!();
+    let mut vm = Vm::start(&Shape::new(&images));
+    let said = vm.ready();
+    report(&mut vm, "1 vCPU, 128 MiB");
+    assert!(said.starts_with("ready "), "{said}");
+    eprintln!("{}", said.trim());
+    let mut shell = vm.shell();
+    assert_eq!(shell.ask("cpus"), "1");
+    assert_eq!(shell.ask("slots"), "4");
+    let entropy = shell.ask("entropy");
+    assert_eq!(entropy.len(), 128, "{entropy}");
+    assert_eq!(shell.ask("print hello"), "ok");
+    let console = vm.console();
+    assert!(console.contains("hello"), "{console}");
+    shell.tell("off");
+    end(vm, ExitReason::GuestPowerOff);
+}
+
+#[test]
+fn reboots_panics_and_is_killed() {
+    let images = images!();
+    for (command, reason) in [
+        ("reboot", ExitReason::GuestReset),
+        ("panic", ExitReason::GuestPanic),
+    ] {
+        let mut vm = Vm::start(&Shape::new(&images));
+        vm.ready();
+        vm.shell().tell(command);
+        end(vm, reason);
+    }
+    let mut vm = Vm::start(&Shape::new(&images));
+    assert_eq!(vm.ask(&Request::Kill, &[]), Reply::Done);
+    end(vm, ExitReason::Killed);
+}
+
+#[test]
+fn every_size_boots() {
+    let images = images!();
+    for (vcpus, memory_mib) in [(2, 64), (4, 512), (2, 5 * 1024)] {
+        let mut shape = Shape::new(&images);
+        shape.vcpus = vcpus;
+        shape.memory_mib = memory_mib;
+        let mut vm = Vm::start(&shape);
+        vm.ready();
+        report(&mut vm, &format!("{vcpus} vCPUs, {memory_mib} MiB"));
+        let mut shell = vm.shell();
+        assert_eq!(shell.ask("cpus"), vcpus.to_string());
+        let total: u64 = shell.ask("memory").parse().unwrap();
+        assert!(total > memory_mib * 1024 * 3 / 5, "{total} KiB");
+        eprintln!("MemTotal {total} KiB of {} KiB", memory_mib * 1024);
+        shell.tell("off");
+        end(vm, ExitReason::GuestPowerOff);
+    }
+}
+
+fn temporary(name: &str, bytes: &[u8]) -> std::path::PathBuf {
+    let path = std::env::temp_dir().join(format!("vmm-disk-{}-{name}", std::process::id()));
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+#[test]
+fn disks_come_and_go() {
+    let images = images!();
+    let mut vm = Vm::start(&Shape::new(&images));
+    vm.ready();
+    let mut shell = vm.shell();
+    let slot = DiskSlot::ReadOnly(1);
+    let bind = Request::BindDisk { slot };
+    let unbind = Request::UnbindDisk { slot };
+    assert_eq!(shell.ask("sectors ro1"), "0");
+    assert_eq!(shell.ask("read-only ro1"), "1");
+    for round in 1..=3_u8 {
+        let path = temporary("ro", &vec![round; 3 << 20]);
+        let file = File::open(&path).unwrap();
+        assert_eq!(vm.ask(&bind, &[&file]), Reply::Done);
+        assert!(matches!(vm.ask(&bind, &[&file]), Reply::Error { .. }));
+        shell.wait("sectors ro1", "6144");
+        let host = fnv(&vec![round; 3 << 20]);
+        assert_eq!(shell.ask("digest ro1"), format!("{} {host:x}", 3 << 20));
+        let refused = shell.ask("fill ro1 7");
+        assert!(refused.starts_with("error"), "{refused}");
+        assert_eq!(std::fs::read(&path).unwrap(), vec![round; 3 << 20]);
+        assert_eq!(vm.ask(&unbind, &[]), Reply::Done);
+        shell.wait("sectors ro1", "0");
+        assert_eq!(vm.ask(&unbind, &[]), Reply::Done);
+    }
+
+    let path = temporary("rw", &vec![0; 5 << 20]);
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    let slot = DiskSlot::ReadWrite(0);
+    assert_eq!(vm.ask(&Request::BindDisk { slot }, &[&file]), Reply::Done);
+    shell.wait("sectors rw0", "10240");
+    assert_eq!(shell.ask("fill rw0 9"), "ok");
+    assert_eq!(std::fs::read(&path).unwrap(), vec![9; 5 << 20]);
+    assert_eq!(vm.ask(&Request::UnbindDisk { slot }, &[]), Reply::Done);
+
+    let slot = DiskSlot::ReadWrite(2);
+    let reply = vm.ask(&Request::BindDisk { slot }, &[&file]);
+    assert!(matches!(reply, Reply::Error { .. }), "{reply:?}");
+    shell.tell("off");
+    end(vm, ExitReason::GuestPowerOff);
+}
+
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |state, byte| {
+        (state ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+    })
+}
+
+#[test]
+fn streams_both_ways() {
+    let images = images!();
+    let mut shape = Shape::new(&images);
+    shape.vcpus = 2;
+    let mut vm = Vm::start(&shape);
+    vm.ready();
+
+    // Refused: nobody listens there.
+    assert!(vm.connect(4999).is_none());
+
+    // The host half-closes, then the guest answers.
+    let bytes: Vec<u8> = (0..3_000_000_u32).map(|i| (i * 7) as u8).collect();
+    let mut stream = vm.connect(5002).unwrap();
+    stream.write_all(&bytes).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer.trim(), format!("{} {:x}", bytes.len(), fnv(&bytes)));
+
+    // More than any buffer, read late, so that credit runs out on the way.
+    let mut stream = vm.connect(5003).unwrap();
+    writeln!(stream, "3000000").unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let mut got = Vec::new();
+    stream.read_to_end(&mut got).unwrap();
+    assert_eq!(got.len(), 3_000_000);
+
+    // Many at once, echoing.
+    let streams: Vec<_> = (0..20).map(|_| vm.connect(5001).unwrap()).collect();
+    let threads: Vec<_> = streams
+        .into_iter()
+        .enumerate()
+        .map(|(index, mut stream)| {
+            std::thread::spawn(move || {
+                let data = vec![index as u8; 100_000];
+                let mut writer = stream.try_clone().unwrap();
+                let copy = data.clone();
+                let sender = std::thread::spawn(move || {
+                    writer.write_all(&copy).unwrap();
+                    writer.shutdown(Shutdown::Write).unwrap();
+                });
+                let mut got = Vec::new();
+                stream.read_to_end(&mut got).unwrap();
+                sender.join().unwrap();
+                assert!(got == data);
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+
+    // The guest dials: it half-closes, the host answers.
+    let mut shell = vm.shell();
+    shell.tell("dial 77 question");
+    let (connection, mut stream) = vm.dialled();
+    assert_eq!(connection.port, 77);
+    let mut question = String::new();
+    stream.read_to_string(&mut question).unwrap();
+    assert_eq!(question, "question");
+    stream.write_all(b"answer").unwrap();
+    drop(stream);
+    assert_eq!(shell.ask("cpus"), "answer");
+    // The answer to `cpus`.
+    shell.tell("off");
+    end(vm, ExitReason::GuestPowerOff);
+}
+
+#[test]
+fn survives_the_daemon() {
+    let images = images!();
+    let mut vm = Vm::start(&Shape::new(&images));
+    vm.ready();
+    // The daemon dies: all its connections close.
+    vm.control = vm.another_control();
+    vm.feed = vm.another_control();
+    let mut shell = vm.shell();
+    // Without a feed the guest is refused.
+    let answer = shell.ask("dial 77 question");
+    assert!(answer.starts_with("error"), "{answer}");
+    bulkhead_vmm_api::wire::send(&vm.feed, &Request::AcceptGuestConnections, &[]).unwrap();
+    let done = bulkhead_vmm_api::wire::receive::<Reply>(&vm.feed)
+        .unwrap()
+        .unwrap();
+    assert_eq!(done.0, Reply::Done);
+    shell.tell("dial 78 again");
+    assert_eq!(vm.dialled().0.port, 78);
+    assert_eq!(vm.ask(&Request::Kill, &[]), Reply::Done);
+    end(vm, ExitReason::Killed);
+}
+
+/// Not a test of anything: prints what the default machine costs and how Linux sees it.
+#[test]
+fn figures() {
+    let images = images!();
+    for slots in [(0, 0), (8, 4)] {
+        for _ in 0..2 {
+            let mut shape = Shape::new(&images);
+            (shape.read_only_slots, shape.read_write_slots) = slots;
+            let mut vm = Vm::start(&shape);
+            let said = vm.ready();
+            report(&mut vm, &format!("{slots:?} slots"));
+            let mut shell = vm.shell();
+            eprintln!(
+                "{}; MemTotal {} KiB, {}",
+                said.trim(),
+                shell.ask("memory"),
+                shell.ask("clocksource")
+            );
+            if std::env::var_os("BULKHEAD_VERBOSE").is_some() {
+                eprintln!("{}", shell.ask("dmesg").replace('|', "\n"));
+                eprintln!("{}", shell.ask("interrupts").replace('|', "\n"));
+                eprintln!("{}", vm.console());
+            }
+            shell.tell("off");
+            end(vm, ExitReason::GuestPowerOff);
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! PID 1 of the VMM's own tests: a program without dependencies, built static by `tests/guest.sh`.
+//!
+//! It dials host port 1024 and says `ready`, then obeys a line at a time on guest port 5000, each
+//! answered by a line. Port 5001 echoes, 5002 counts what it is sent and answers after the end of
+//! it, 5003 sends as many bytes as it is asked for.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+const AF_VSOCK: i32 = 40;
+const SOCK_STREAM: i32 = 1;
+const CID_ANY: u32 = u32::MAX;
+const CID_HOST: u32 = 2;
+const SHUT_WR: i32 = 1;
+const O_DIRECT: i32 = 0o40000;
+
+#[repr(C)]
+struct Address {
+    family: u16,
+    reserved: u16,
+    port: u32,
+    cid: u32,
+    zero: [u8; 4],
+}
+
+unsafe extern "C" {
+    fn socket(domain: i32, kind: i32, protocol: i32) -> i32;
+    fn bind(fd: i32, address: *const Address, length: u32) -> i32;
+    fn listen(fd: i32, backlog: i32) -> i32;
+    fn accept(fd: i32, address: *mut Address, length: *mut u32) -> i32;
+    fn connect(fd: i32, address: *const Address, length: u32) -> i32;
+    fn shutdown(fd: i32, how: i32) -> i32;
+    fn reboot(command: i32) -> i32;
+    fn mount(from: *const i8, to: *const i8, kind: *const i8, flags: u64, data: *const i8) -> i32;
+}
+
+fn address(cid: u32, port: u32) -> Address {
+    Address {
+        family: AF_VSOCK as u16,
+        reserved: 0,
+        port,
+        cid,
+        zero: [0; 4],
+    }
+}
+
+fn dial(port: u32) -> std::io::Result<File> {
+    // SAFETY: plain system calls on a structure of the right size; the descriptor is new.
+    unsafe {
+        let fd = socket(AF_VSOCK, SOCK_STREAM, 0);
+        let file = File::from_raw_fd(fd);
+        if connect(fd, &address(CID_HOST, port), 16) < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(file)
+    }
+}
+
+fn serve(port: u32, handle: fn(File)) {
+    // SAFETY: as above.
+    let listener = unsafe {
+        let fd = socket(AF_VSOCK, SOCK_STREAM, 0);
+        assert_eq!(bind(fd, &address(CID_ANY, port), 16), 0);
+        assert_eq!(listen(fd, 128), 0);
+        fd
+    };
+    std::thread::spawn(move || {
+        loop {
+            // SAFETY: the peer's address is not wanted; the descriptor is new.
+            let fd = unsafe { accept(listener, std::ptr::null_mut(), std::ptr::null_mut()) };
+            if fd >= 0 {
+                let stream = unsafe { File::from_raw_fd(fd) };
+                std::thread::spawn(move || handle(stream));
+            }
+        }
+    });
+}
+
+fn half_close(stream: &File) {
+    // SAFETY: a plain system call.
+    unsafe { shutdown(stream.as_raw_fd(), SHUT_WR) };
+}
+
+fn hash(bytes: &[u8], state: u64) -> u64 {
+    bytes.iter().fold(state, |state, byte| {
+        (state ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+    })
+}
+
+fn echo(mut stream: File) {
+    let mut bytes = vec![0; 64 * 1024];
+    while let Ok(count @ 1..) = stream.read(&mut bytes) {
+        if stream.write_all(&bytes[..count]).is_err() {
+            return;
+        }
+    }
+}
+
+fn count(mut stream: File) {
+    let (mut bytes, mut total, mut state) = (vec![0; 64 * 1024], 0, 0xcbf2_9ce4_8422_2325);
+    while let Ok(count @ 1..) = stream.read(&mut bytes) {
+        total += count;
+        state = hash(&bytes[..count], state);
+    }
+    let _ = writeln!(stream, "{total} {state:x}");
+}
+
+fn send(stream: File) {
+    let mut line = String::new();
+    let mut reader = BufReader::new(stream);
+    let _ = reader.read_line(&mut line);
+    let mut left: usize = line.trim().parse().unwrap_or(0);
+    let bytes = vec![b'x'; 64 * 1024];
+    while left > 0 {
+        let part = left.min(bytes.len());
+        if reader.get_mut().write_all(&bytes[..part]).is_err() {
+            return;
+        }
+        left -= part;
+    }
+}
+
+fn disk(serial: &str) -> Option<String> {
+    fs::read_dir("/sys/block").ok()?.find_map(|entry| {
+        let path = entry.ok()?.path();
+        let found = fs::read_to_string(path.join("serial")).ok()?;
+        (found.trim() == serial).then(|| path.file_name()?.to_str().map(str::to_owned))?
+    })
+}
+
+fn sectors(serial: &str) -> Option<u64> {
+    let name = disk(serial)?;
+    let text = fs::read_to_string(format!("/sys/block/{name}/size")).ok()?;
+    text.trim().parse().ok()
+}
+
+fn open(serial: &str, write: bool) -> std::io::Result<File> {
+    let name = disk(serial).ok_or(std::io::ErrorKind::NotFound)?;
+    let path = format!("/dev/{name}");
+    let flags = if write { O_DIRECT } else { 0 };
+    OpenOptions::new().read(true).write(write).custom_flags(flags).open(path)
+}
+
+fn digest(serial: &str) -> std::io::Result<String> {
+    let mut file = open(serial, false)?;
+    let (mut bytes, mut total, mut state) = (vec![0; 1 << 20], 0, 0xcbf2_9ce4_8422_2325);
+    loop {
+        let count = file.read(&mut bytes)?;
+        if count == 0 {
+            return Ok(format!("{total} {state:x}"));
+        }
+        total += count;
+        state = hash(&bytes[..count], state);
+    }
+}
+
+/// Fills a disk with a byte, past the page cache, and flushes it.
+fn fill(serial: &str, byte: u8) -> std::io::Result<String> {
+    let mut file = open(serial, true)?;
+    let mut bytes = vec![byte; (1 << 20) + 4096];
+    let start = bytes.as_ptr().align_offset(4096);
+    let part = &mut bytes[start..start + (1 << 20)];
+    let mut left = sectors(serial).unwrap_or(0) * 512;
+    while left > 0 {
+        let count = left.min(part.len() as u64) as usize;
+        file.write_all(&part[..count])?;
+        left -= count as u64;
+    }
+    file.sync_all()?;
+    Ok("ok".to_owned())
+}
+
+fn obey(line: &str) -> std::io::Result<String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    match words[..] {
+        ["sectors", serial] => Ok(sectors(serial).map_or("none".to_owned(), |n| n.to_string())),
+        ["slots"] => {
+            let count = fs::read_dir("/sys/block")?
+                .flatten()
+                .filter(|entry| entry.file_name().to_string_lossy().starts_with("vd"))
+                .count();
+            Ok(count.to_string())
+        }
+        ["read-only", serial] => {
+            let name = disk(serial).unwrap_or_default();
+            let text = fs::read_to_string(format!("/sys/block/{name}/ro"))?;
+            Ok(text.trim().to_owned())
+        }
+        ["digest", serial] => digest(serial),
+        ["fill", serial, byte] => fill(serial, byte.parse().unwrap_or(0)),
+        ["cpus"] => Ok(std::thread::available_parallelism()?.to_string()),
+        ["memory"] => {
+            let text = fs::read_to_string("/proc/meminfo")?;
+            Ok(text.split_whitespace().nth(1).unwrap_or("0").to_owned())
+        }
+        ["interrupts"] => Ok(fs::read_to_string("/proc/interrupts")?.replace('\n', "|")),
+        ["uptime"] => Ok(fs::read_to_string("/proc/uptime")?.trim().to_owned()),
+        ["clocksource"] => {
+            let path = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+            Ok(fs::read_to_string(path)?.trim().to_owned())
+        }
+        ["entropy"] => {
+            let mut bytes = [0; 64];
+            File::open("/dev/hwrng")?.read_exact(&mut bytes)?;
+            Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+        }
+        ["dmesg"] => {
+            let mut text = String::new();
+            let mut log = OpenOptions::new().read(true).custom_flags(0o4000).open("/dev/kmsg")?;
+            let mut record = vec![0; 8192];
+            while let Ok(count) = log.read(&mut record) {
+                text.push_str(&String::from_utf8_lossy(&record[..count]).replace('\n', "|"));
+            }
+            Ok(text)
+        }
+        ["print", text] => {
+            println!("{text}");
+            Ok("ok".to_owned())
+        }
+        ["dial", port, text] => {
+            let mut stream = dial(port.parse().unwrap_or(0))?;
+            stream.write_all(text.as_bytes())?;
+            half_close(&stream);
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        }
+        ["off"] => power(0x4321_fedc),
+        ["reboot"] => power(0x0123_4567),
+        ["panic"] => {
+            fs::write("/proc/sysrq-trigger", "c")?;
+            Ok("still here".to_owned())
+        }
+        _ => Ok("what?".to_owned()),
+    }
+}
+
+fn power(command: i32) -> std::io::Result<String> {
+    // SAFETY: ends this guest.
+    unsafe { reboot(command) };
+    Err(std::io::Error::last_os_error())
+}
+
+fn commands(stream: File) {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    while let Ok(1..) = reader.read_line(&mut line) {
+        let answer = obey(line.trim()).unwrap_or_else(|error| format!("error: {error}"));
+        if writeln!(reader.get_mut(), "{answer}").is_err() {
+            return;
+        }
+        line.clear();
+    }
+}
+
+fn main() {
+    for (kind, path) in [(c"devtmpfs", c"/dev"), (c"proc", c"/proc"), (c"sysfs", c"/sys")] {
+        let _ = fs::create_dir_all(path.to_str().unwrap());
+        // SAFETY: mounts with constant strings.
+        unsafe {
+            mount(kind.as_ptr(), path.as_ptr(), kind.as_ptr(), 0, std::ptr::null());
+        }
+    }
+    serve(5000, commands);
+    serve(5001, echo);
+    serve(5002, count);
+    serve(5003, send);
+    let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    match dial(1024) {
+        Ok(mut stream) => {
+            let _ = writeln!(stream, "ready {}", uptime.trim());
+        }
+        Err(error) => println!("nobody listens on port 1024: {error}"),
+    }
+    loop {
+        std::thread::park();
+    }
+}
