@@ -17,7 +17,7 @@ use crate::place::Place;
 use crate::record::VmmIdentity;
 use crate::{Result, SandboxError};
 use async_trait::async_trait;
-use bulkhead_vmm_api::{DiskSlot, Reply, Request, VmmConfig, VmmStatus};
+use bulkhead_vmm_api::{DiskSlot, GUEST_CMDLINE, Reply, Request, VmmConfig, VmmStatus};
 use control::Control;
 use process::Process;
 use socket::PodDirectory;
@@ -27,9 +27,6 @@ use std::path::{Path, PathBuf};
 use tokio::net::UnixStream;
 
 pub(crate) use announce::Feed;
-
-/// The guest's kernel command line, the same for every pod.
-const CMDLINE: &str = "console=ttyS0 quiet loglevel=4 panic=-1 reboot=k";
 
 /// What a new VM is made of.
 pub(crate) struct VmRequest<'a> {
@@ -68,7 +65,7 @@ impl Vm {
         let config = VmmConfig {
             vcpus: request.vcpus,
             memory_mib: request.memory_mib,
-            cmdline: CMDLINE.to_owned(),
+            cmdline: GUEST_CMDLINE.to_owned(),
             kvm_fd: files.add(kvm),
             kernel_fd: files.add(kernel),
             initrd_fd: files.add(initrd),
