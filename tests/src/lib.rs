@@ -4,6 +4,7 @@
 //! All of it needs root and a `/dev/kvm` backed by hardware; `tests/lab/run` gives both anywhere.
 
 pub mod artifacts;
+pub mod bench;
 pub mod leaks;
 pub mod node;
 pub mod pod;

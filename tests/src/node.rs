@@ -80,6 +80,12 @@ impl Node {
         ImageServiceClient::new(self.channel.clone())
     }
 
+    /// A connection to its socket.
+    #[must_use]
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     /// A directory of this node's that goes with it.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -241,7 +247,7 @@ fn follow(stderr: impl std::io::Read, log: &Path, serves: &mpsc::Sender<()>) {
     }
 }
 
-async fn connect(socket: &Path) -> Result<Channel> {
+pub(crate) async fn connect(socket: &Path) -> Result<Channel> {
     let socket = socket.to_owned();
     let connector = tower::service_fn(move |_: Uri| {
         let socket = socket.clone();

@@ -16,6 +16,9 @@ pub struct Phases {
     pub agent_ready_ns: u64,
     /// Scratch disk bound, agent configured.
     pub configure_ns: u64,
+    /// Part of `kernel_ns`: the guest's own count (CLOCK_BOOTTIME) at the agent's first instruction.
+    #[serde(default)]
+    pub guest_boot_ns: u64,
 }
 
 impl Phases {

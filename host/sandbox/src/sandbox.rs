@@ -317,6 +317,7 @@ async fn boot(
         phases.kernel_ns = ready
             .saturating_sub(in_agent)
             .saturating_sub(status.vcpus_started_ns);
+        phases.guest_boot_ns = announced.init_started_ns;
         phases.agent_ready_ns = in_agent;
         phases.configure_ns = monotonic_ns() - ready;
         record.guest_kernel = announced.kernel_release;

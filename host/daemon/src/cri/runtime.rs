@@ -82,6 +82,7 @@ fn sandbox_info(record: &SandboxRecord) -> String {
         "guestKernel": record.guest_kernel,
         "cgroup": record.cgroup,
         "vmmPid": record.vmm.as_ref().map(|vmm| vmm.pid),
+        "guestBootNs": record.phases.guest_boot_ns,
         "phases": phases,
     })
     .to_string()

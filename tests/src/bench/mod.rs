@@ -1,0 +1,8 @@
+//! What `make bench` measures. Nothing here is a test: no time is asserted.
+
+pub mod boot;
+pub mod figures;
+pub mod machine;
+pub mod memory;
+mod peer;
+pub mod pods;
