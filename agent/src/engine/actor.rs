@@ -1,0 +1,561 @@
+//! One container's actor: see [`super`] for its states.
+//!
+//! Each process has a supervisor, a task that waits for the end of the control socket (the program
+//! runs, or why not), then for the end of the process, then for the last of its output, and tells
+//! the actor. Only the actor changes the snapshot and writes events.
+
+use super::create::{self, Resources};
+use super::launch::{Answer, Control, Process, Waiting};
+use super::stdio::Pumps;
+use super::{CreateSpec, ExecSpec, Shared};
+use crate::cgroup::Cgroup;
+use crate::deadline::Deadline;
+use crate::error::Context;
+use crate::id::Id;
+use crate::init::plan::Failure;
+use crate::reaper::{ExitReceiver, Status};
+use crate::{Error, Result, sys};
+use bulkhead_agent_api::agent::{ContainerPhase, ContainerState, Exit};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+/// The exit code of a program that could not be run.
+const NOT_RUN: u32 = 128;
+/// How long the exit of a container waits for the rest of its processes to be gone.
+const REST_TIME: Duration = Duration::from_secs(10);
+/// How many ended execs are remembered, so that signalling them succeeds.
+const MAX_ENDED: usize = 1024;
+/// The most execs that may be in a container at a time.
+const MAX_EXECS: usize = 256;
+
+type Reply<T> = oneshot::Sender<Result<T>>;
+
+/// What an actor can be asked, and told by its own tasks.
+pub(super) enum Command {
+    Start(Reply<()>),
+    Exec(Box<ExecSpec>, Reply<u32>),
+    Signal(Target, Reply<()>),
+    Resize {
+        exec_id: Option<Id>,
+        size: (u16, u16),
+        reply: Reply<()>,
+    },
+    Remove(Reply<()>),
+    /// An exec's process waits, or could not be made.
+    ExecReady(Id, Result<Waiting>, u64),
+    /// A process runs its program, or cannot.
+    Launched(Option<Id>, Option<Failure>),
+    /// A process has ended. Its last output is still being delivered by these tasks.
+    Ended(Option<Id>, Exit, Vec<JoinHandle<()>>),
+}
+
+/// Whom a signal is for.
+pub(super) struct Target {
+    pub(super) exec_id: Option<Id>,
+    pub(super) signal: u32,
+    pub(super) all: bool,
+}
+
+/// What an actor begins with.
+pub(super) struct Start {
+    pub(super) spec: CreateSpec,
+    pub(super) deadline: Deadline,
+    pub(super) reply: Reply<u32>,
+}
+
+/// A creation that failed, to be answered when the name is free again.
+pub(super) struct Failed(pub(super) Reply<u32>, pub(super) Error);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Created,
+    Starting,
+    Running,
+    Exited,
+}
+
+enum Exec {
+    Starting(Reply<u32>),
+    Launching(Process, Reply<u32>),
+    Running(Process),
+}
+
+struct Actor {
+    id: Id,
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+    snapshot: Arc<Mutex<ContainerState>>,
+    cgroup: Arc<Cgroup>,
+    phase: Phase,
+    init: Process,
+    control: Arc<Control>,
+    starters: Vec<Reply<()>>,
+    execs: HashMap<Id, Exec>,
+    ended: VecDeque<Id>,
+    removers: Vec<Reply<()>>,
+    deliveries: Vec<JoinHandle<()>>,
+}
+
+/// Runs a container's actor from its creation to its removal.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    start: Start,
+    commands: mpsc::Sender<Command>,
+    mut mailbox: mpsc::Receiver<Command>,
+    snapshot: Arc<Mutex<ContainerState>>,
+) -> Option<Failed> {
+    let mut resources = Resources::default();
+    let mut removers = Vec::new();
+    let created = {
+        let work = create::create(&shared, &start.spec, start.deadline, &mut resources);
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                Some(command) = mailbox.recv() => match command {
+                    Command::Remove(reply) => {
+                        removers.push(reply);
+                        break Err(Error::Precondition("The container was removed while it was created".to_owned()));
+                    }
+                    command => command.refuse(&start.spec.id),
+                },
+                result = &mut work => break result,
+            }
+        }
+    };
+    let (waiting, cgroup) = match (created, resources.cgroup.clone()) {
+        (Ok(waiting), Some(cgroup)) => (waiting, cgroup),
+        (result, _) => {
+            let error = result.err().unwrap_or_else(super::lost);
+            log(resources.release().await);
+            answer(removers, &Ok(()));
+            return Some(Failed(start.reply, error));
+        }
+    };
+    let pid = waiting.process.pid;
+    {
+        let mut state = lock(&snapshot);
+        state.container_id = start.spec.id.to_string();
+        state.phase = ContainerPhase::CREATED.into();
+        state.pid = pid;
+        state.stdio = Some(start.spec.stdio.to_message()).into();
+    }
+    let mut actor = Actor {
+        id: start.spec.id,
+        init: waiting.process.clone(),
+        control: Arc::new(waiting.control),
+        shared,
+        commands,
+        snapshot,
+        cgroup,
+        phase: Phase::Created,
+        starters: Vec::new(),
+        execs: HashMap::new(),
+        ended: VecDeque::new(),
+        removers: Vec::new(),
+        deliveries: Vec::new(),
+    };
+    actor.supervise(None, actor.control.clone(), waiting.exit, waiting.pumps, 0);
+    // The caller may have given up: its daemon finds the container in the list.
+    let _ = start.reply.send(Ok(pid));
+    while let Some(command) = mailbox.recv().await {
+        actor.handle(command);
+        if !actor.removers.is_empty() && actor.phase == Phase::Exited && actor.execs.is_empty() {
+            break;
+        }
+    }
+    for delivery in actor.deliveries.drain(..) {
+        delivery.abort();
+    }
+    let removers = std::mem::take(&mut actor.removers);
+    drop(actor);
+    answer(removers, &resources.release().await);
+    None
+}
+
+impl Command {
+    /// Answers a command that comes while the container is being created.
+    fn refuse(self, id: &Id) {
+        let error = || Error::Precondition(format!("Container {id} is still being created"));
+        // A caller that has given up needs no answer.
+        match self {
+            Self::Start(reply)
+            | Self::Remove(reply)
+            | Self::Signal(_, reply)
+            | Self::Resize { reply, .. } => {
+                let _ = reply.send(Err(error()));
+            }
+            Self::Exec(_, reply) => {
+                let _ = reply.send(Err(error()));
+            }
+            Self::ExecReady(..) | Self::Launched(..) | Self::Ended(..) => {}
+        }
+    }
+}
+
+impl Actor {
+    /// Acts on one command. Never waits.
+    fn handle(&mut self, command: Command) {
+        // Callers may have given up: nobody needs the answer then.
+        match command {
+            Command::Start(reply) => self.start(reply),
+            Command::Exec(spec, reply) => self.exec(*spec, reply),
+            Command::Signal(target, reply) => {
+                let _ = reply.send(self.signal(&target));
+            }
+            Command::Resize {
+                exec_id,
+                size,
+                reply,
+            } => {
+                let _ = reply.send(self.resize(exec_id.as_ref(), size));
+            }
+            Command::Remove(reply) => {
+                log(self.cgroup.kill());
+                self.removers.push(reply);
+            }
+            Command::ExecReady(exec_id, result, oom_kills) => {
+                self.exec_ready(exec_id, result, oom_kills)
+            }
+            Command::Launched(None, failure) => self.launched(failure),
+            Command::Launched(Some(exec_id), failure) => self.exec_launched(&exec_id, failure),
+            Command::Ended(exec_id, exit, deliveries) => self.ended(exec_id, exit, deliveries),
+        }
+    }
+
+    fn start(&mut self, reply: Reply<()>) {
+        match self.phase {
+            Phase::Created => {
+                self.phase = Phase::Starting;
+                self.control.go();
+                self.starters.push(reply);
+            }
+            Phase::Starting => self.starters.push(reply),
+            Phase::Running | Phase::Exited => {
+                let how = if self.phase == Phase::Running {
+                    "runs"
+                } else {
+                    "has ended"
+                };
+                let _ = reply.send(Err(Error::Precondition(format!(
+                    "Container {} {how} already",
+                    self.id
+                ))));
+            }
+        }
+    }
+
+    /// The container's program runs, or cannot.
+    fn launched(&mut self, failure: Option<Failure>) {
+        if self.phase != Phase::Starting {
+            // Killed before it was started.
+            return;
+        }
+        let result = match failure {
+            None => {
+                self.phase = Phase::Running;
+                let mut state = lock(&self.snapshot);
+                state.phase = ContainerPhase::RUNNING.into();
+                state.started_ns = now_ns();
+                Ok(())
+            }
+            // It ends by itself now.
+            Some(failure) => Err(failure.into()),
+        };
+        answer(self.starters.drain(..), &result);
+    }
+
+    fn exec(&mut self, spec: ExecSpec, reply: Reply<u32>) {
+        let refusal = if self.phase != Phase::Running || !self.removers.is_empty() {
+            Some(Error::Precondition(format!(
+                "Container {} does not run",
+                self.id
+            )))
+        } else if self.execs.contains_key(&spec.exec_id) {
+            Some(Error::Exists(format!(
+                "Exec {} of container {} exists already",
+                spec.exec_id, self.id
+            )))
+        } else if self.execs.len() >= MAX_EXECS {
+            Some(Error::Exhausted(format!(
+                "Container {} has {MAX_EXECS} execs already",
+                self.id
+            )))
+        } else {
+            None
+        };
+        if let Some(error) = refusal {
+            let _ = reply.send(Err(error));
+            return;
+        }
+        self.ended.retain(|ended| *ended != spec.exec_id);
+        self.execs
+            .insert(spec.exec_id.clone(), Exec::Starting(reply));
+        let (shared, cgroup) = (self.shared.clone(), self.cgroup.clone());
+        let (container, commands) = (self.init.pidfd.clone(), self.commands.clone());
+        tokio::spawn(async move {
+            let oom_kills = cgroup.oom_kills();
+            let result = create::exec(&shared, &spec, &cgroup, &container).await;
+            // An actor that is gone has killed the cgroup.
+            let _ = commands
+                .send(Command::ExecReady(spec.exec_id, result, oom_kills))
+                .await;
+        });
+    }
+
+    fn exec_ready(&mut self, exec_id: Id, result: Result<Waiting>, oom_kills: u64) {
+        let Some(Exec::Starting(reply)) = self.execs.remove(&exec_id) else {
+            return;
+        };
+        match result {
+            Err(error) => {
+                self.forget(exec_id);
+                let _ = reply.send(Err(error));
+            }
+            Ok(waiting) => {
+                waiting.control.go();
+                self.execs
+                    .insert(exec_id.clone(), Exec::Launching(waiting.process, reply));
+                let control = Arc::new(waiting.control);
+                self.supervise(
+                    Some(exec_id),
+                    control,
+                    waiting.exit,
+                    waiting.pumps,
+                    oom_kills,
+                );
+            }
+        }
+    }
+
+    fn exec_launched(&mut self, exec_id: &Id, failure: Option<Failure>) {
+        match (self.execs.remove(exec_id), failure) {
+            (Some(Exec::Launching(process, reply)), None) => {
+                let _ = reply.send(Ok(process.pid));
+                self.execs.insert(exec_id.clone(), Exec::Running(process));
+            }
+            (Some(Exec::Launching(process, reply)), Some(failure)) => {
+                let _ = reply.send(Err(failure.into()));
+                self.execs.insert(exec_id.clone(), Exec::Running(process));
+            }
+            (Some(other), _) => {
+                self.execs.insert(exec_id.clone(), other);
+            }
+            (None, _) => {}
+        }
+    }
+
+    fn ended(&mut self, exec_id: Option<Id>, exit: Exit, deliveries: Vec<JoinHandle<()>>) {
+        self.deliveries.retain(|delivery| !delivery.is_finished());
+        self.deliveries.extend(deliveries);
+        match exec_id {
+            None => {
+                self.phase = Phase::Exited;
+                {
+                    let mut state = lock(&self.snapshot);
+                    state.phase = ContainerPhase::EXITED.into();
+                    state.exit = Some(exit.clone()).into();
+                }
+                self.shared.events.push(exit);
+                let error = Err(Error::Precondition(format!(
+                    "Container {} has ended",
+                    self.id
+                )));
+                answer(self.starters.drain(..), &error);
+            }
+            Some(exec_id) => {
+                self.execs.remove(&exec_id);
+                self.forget(exec_id);
+                // One that could not be run at all was answered so and never was.
+                if exit.error.is_empty() {
+                    self.shared.events.push(exit);
+                }
+            }
+        }
+    }
+
+    fn forget(&mut self, exec_id: Id) {
+        if self.ended.len() == MAX_ENDED {
+            self.ended.pop_front();
+        }
+        self.ended.push_back(exec_id);
+    }
+
+    fn signal(&self, target: &Target) -> Result<()> {
+        if target.all {
+            return if target.signal == libc::SIGKILL.unsigned_abs() {
+                self.cgroup.kill()
+            } else {
+                self.cgroup.signal(target.signal)
+            };
+        }
+        let Some(process) = self.process(target.exec_id.as_ref())? else {
+            return Ok(());
+        };
+        match sys::process::signal(&process.pidfd, target.signal) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            result => result.context(|| format!("Cannot signal container {}", self.id)),
+        }
+    }
+
+    fn resize(&self, exec_id: Option<&Id>, (ws_col, ws_row): (u16, u16)) -> Result<()> {
+        let Some(process) = self.process(exec_id)? else {
+            return Ok(());
+        };
+        let Some(master) = &process.master else {
+            return Err(Error::Precondition(format!(
+                "The process of container {} has no terminal",
+                self.id
+            )));
+        };
+        let size = rustix::termios::Winsize {
+            ws_row,
+            ws_col,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        rustix::termios::tcsetwinsize(master, size)
+            .context(|| format!("Cannot resize the terminal of container {}", self.id))
+    }
+
+    /// A process; `None` when it has ended.
+    fn process(&self, exec_id: Option<&Id>) -> Result<Option<&Process>> {
+        let Some(exec_id) = exec_id else {
+            return Ok((self.phase != Phase::Exited).then_some(&self.init));
+        };
+        match self.execs.get(exec_id) {
+            Some(Exec::Launching(process, _) | Exec::Running(process)) => Ok(Some(process)),
+            Some(Exec::Starting(_)) => Err(Error::Precondition(format!(
+                "Exec {exec_id} is still being started"
+            ))),
+            None if self.ended.contains(exec_id) => Ok(None),
+            None => Err(Error::NotFound(format!(
+                "Container {} has no exec {exec_id}",
+                self.id
+            ))),
+        }
+    }
+
+    fn supervise(
+        &self,
+        exec_id: Option<Id>,
+        control: Arc<Control>,
+        exit: ExitReceiver,
+        pumps: Pumps,
+        oom_kills: u64,
+    ) {
+        let supervisor = Supervisor {
+            container_id: self.id.clone(),
+            exec_id,
+            cgroup: self.cgroup.clone(),
+            oom_kills,
+            commands: self.commands.clone(),
+        };
+        tokio::spawn(supervisor.run(control, exit, pumps));
+    }
+}
+
+/// Sees a process to its end.
+struct Supervisor {
+    container_id: Id,
+    exec_id: Option<Id>,
+    cgroup: Arc<Cgroup>,
+    oom_kills: u64,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Supervisor {
+    async fn run(self, control: Arc<Control>, mut exit: ExitReceiver, pumps: Pumps) {
+        let mut early = None;
+        let said = tokio::select! {
+            biased;
+            said = control.receive() => said,
+            // A process whose control socket somebody else holds open.
+            status = &mut exit => {
+                early = Some(status);
+                control.receive_now()
+            }
+        };
+        let failure = match said {
+            Ok(Answer::Failure(failure)) => Some(failure),
+            _ => None,
+        };
+        // An actor that is gone has removed the container.
+        let _ = self
+            .commands
+            .send(Command::Launched(self.exec_id.clone(), failure.clone()))
+            .await;
+        drop(control);
+        let status = match early {
+            Some(status) => status,
+            None => exit.await,
+        };
+        let finished_ns = now_ns();
+        if self.exec_id.is_none() {
+            // With a pid namespace of its own everything in it is dying already.
+            log(self.cgroup.kill());
+            if tokio::time::timeout(REST_TIME, self.cgroup.empty())
+                .await
+                .is_err()
+            {
+                tracing::warn!(
+                    "Container {} has processes that do not die",
+                    self.container_id
+                );
+            }
+        }
+        let ([stdout_bytes, stderr_bytes], deliveries) = pumps.finish().await;
+        let mut message = Exit::new();
+        message.container_id = self.container_id.to_string();
+        message.exec_id = self
+            .exec_id
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        (message.code, message.signal) = match status {
+            Ok(Status::Exited(code)) => (code.into(), 0),
+            Ok(Status::Signaled(signal)) => (128 + signal, signal),
+            Err(_) => (255, 0),
+        };
+        if let Some(failure) = failure {
+            (message.code, message.signal) = (NOT_RUN, 0);
+            message.error = failure.message;
+        }
+        message.oom_killed = self.cgroup.oom_kills() > self.oom_kills;
+        message.finished_ns = finished_ns;
+        (message.stdout_bytes, message.stderr_bytes) = (stdout_bytes, stderr_bytes);
+        let _ = self
+            .commands
+            .send(Command::Ended(self.exec_id, message, deliveries))
+            .await;
+    }
+}
+
+/// Gives everybody the same answer.
+fn answer(replies: impl IntoIterator<Item = Reply<()>>, result: &Result<()>) {
+    for reply in replies {
+        // One that has given up needs none.
+        let _ = reply.send(result.clone());
+    }
+}
+
+fn log(result: Result<()>) {
+    if let Err(error) = result {
+        tracing::warn!("{}", error.chain());
+    }
+}
+
+fn now_ns() -> u64 {
+    let elapsed = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The snapshot, whatever happened to a thread that held it.
+pub(super) fn lock(snapshot: &Mutex<ContainerState>) -> MutexGuard<'_, ContainerState> {
+    snapshot.lock().unwrap_or_else(PoisonError::into_inner)
+}

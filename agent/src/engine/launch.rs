@@ -1,0 +1,187 @@
+//! Making a process that waits to run its program, and telling it to.
+
+use super::Shared;
+use super::stdio::{Prepared, Pumps};
+use crate::error::Context;
+use crate::init::plan::{Failure, GO, MAX_ANSWER, Plan, READY, fds};
+use crate::reaper::{ExitReceiver, Status, ended};
+use crate::streams::pump::InputEnd;
+use crate::sys::fd::Fd;
+use crate::sys::spawn::Spawn;
+use crate::{Error, Result};
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags,
+    SocketType,
+};
+use std::io::{self, IoSliceMut, Seek, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+/// A process that has done everything but run its program.
+pub(super) struct Waiting {
+    pub(super) process: Process,
+    pub(super) control: Control,
+    pub(super) exit: ExitReceiver,
+    pub(super) pumps: Pumps,
+}
+
+/// What stays known of a process.
+#[derive(Debug, Clone)]
+pub(super) struct Process {
+    pub(super) pid: u32,
+    pub(super) pidfd: Arc<OwnedFd>,
+    /// The master of its terminal.
+    pub(super) master: Option<Arc<OwnedFd>>,
+}
+
+/// Where a process is made.
+pub(super) struct Birth<'a> {
+    pub(super) namespaces: i32,
+    pub(super) pid_namespace: Option<BorrowedFd<'a>>,
+    pub(super) cgroup: BorrowedFd<'a>,
+    /// Besides stdio, control and plan.
+    pub(super) fds: Vec<(BorrowedFd<'a>, RawFd)>,
+    pub(super) input_end: InputEnd,
+}
+
+/// Makes a process and waits until it is ready. When this fails, or is given up, the process ends:
+/// it finds its control socket closed.
+pub(super) async fn launch(
+    shared: &Shared,
+    plan: &Plan,
+    stdio: Prepared,
+    birth: Birth<'_>,
+) -> Result<Waiting> {
+    let plan_file = plan_file(plan).context(|| "Cannot write the plan")?;
+    let what = || "Cannot make a control socket";
+    let (ours, theirs) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .context(what)?;
+    let mut all: Vec<(BorrowedFd<'_>, RawFd)> =
+        stdio.process.iter().map(AsFd::as_fd).zip(0..).collect();
+    all.push((theirs.as_fd(), fds::CONTROL));
+    all.push((plan_file.as_fd(), fds::PLAN));
+    all.extend(&birth.fds);
+    let spawn = Spawn {
+        program: shared.program.as_fd(),
+        namespaces: birth.namespaces,
+        pid_namespace: birth.pid_namespace,
+        cgroup: birth.cgroup,
+        fds: &all,
+    };
+    let (spawned, mut exit) = shared
+        .reaper
+        .spawn(&spawn)
+        .context(|| "Cannot make a process")?;
+    drop(all);
+    drop((theirs, plan_file));
+    let control = Control(Fd::new(ours).context(what)?);
+    let master = tokio::select! {
+        biased;
+        answer = control.receive() => match answer {
+            Ok(Answer::Ready(master)) => master,
+            Ok(Answer::Failure(failure)) => return Err(failure.into()),
+            _ => return Err(died(ended(&mut exit).await)),
+        },
+        status = &mut exit => return Err(died(status.map_err(|_| Error::Internal(String::new())))),
+    };
+    let master = if plan.process.terminal.is_some() {
+        master
+    } else {
+        None
+    };
+    let pumps = stdio.start(master.as_ref(), birth.input_end)?;
+    Ok(Waiting {
+        process: Process {
+            pid: spawned.pid.as_raw_nonzero().get().unsigned_abs(),
+            pidfd: Arc::new(spawned.pidfd),
+            master: master.map(Arc::new),
+        },
+        control,
+        exit,
+        pumps,
+    })
+}
+
+fn died(status: Result<Status>) -> Error {
+    Error::Internal(match status {
+        Ok(Status::Signaled(signal)) => {
+            format!("The process was killed by signal {signal} while it was prepared")
+        }
+        Ok(Status::Exited(code)) => {
+            format!("The process ended with code {code} while it was prepared")
+        }
+        Err(_) => "The process ended while it was prepared".to_owned(),
+    })
+}
+
+/// A memory file that nobody can change any more.
+fn plan_file(plan: &Plan) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut file = std::fs::File::from(rustix::fs::memfd_create("plan", flags)?);
+    file.write_all(&serde_json::to_vec(plan)?)?;
+    file.rewind()?;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&file, seals)?;
+    Ok(file.into())
+}
+
+/// The agent's end of a control socket.
+pub(super) struct Control(Fd);
+
+/// What a process said.
+pub(super) enum Answer {
+    /// All is prepared; the master of its terminal came along.
+    Ready(Option<OwnedFd>),
+    /// It does not run its program.
+    Failure(Failure),
+    /// The socket is closed: the program runs, or the process has ended.
+    Closed,
+}
+
+impl Control {
+    /// Lets the program run.
+    pub(super) fn go(&self) {
+        // A process that has ended is noticed elsewhere.
+        let _ = rustix::net::send(&self.0, GO, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+    }
+
+    /// The next answer.
+    pub(super) async fn receive(&self) -> io::Result<Answer> {
+        self.0.readable(|fd| receive(fd)).await
+    }
+
+    /// The answer that is there now.
+    pub(super) fn receive_now(&self) -> io::Result<Answer> {
+        receive(self.0.as_fd())
+    }
+}
+
+fn receive(socket: BorrowedFd<'_>) -> io::Result<Answer> {
+    let mut buffer = vec![0; MAX_ANSWER];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let message = rustix::net::recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut buffer)],
+        &mut ancillary,
+        flags,
+    )?;
+    let received = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    let text = buffer.get(..message.bytes).unwrap_or_default();
+    Ok(match text {
+        [] => Answer::Closed,
+        READY => Answer::Ready(received),
+        text => Answer::Failure(Failure::parse(text)),
+    })
+}

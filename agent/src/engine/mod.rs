@@ -1,0 +1,307 @@
+//! The container engine: every container by name, one actor each.
+//!
+//! ```text
+//!   create            start                 the program ends
+//! ---------> Created ---------> Running ------------------------> Exited
+//!    |          |                                                    |
+//!    |          +--- refused to run, or killed before it ran ------->|
+//!    +------------------- remove, in any state ----------------------+--> gone
+//! ```
+//! A container's [`actor`] takes commands one after the other and waits for nothing: whatever takes
+//! time runs in a task of its own and sends the actor a message when it is done. So a kill is never
+//! behind something else. What a list shows is a snapshot that the actor writes before it tells the
+//! event, so that "list, then subscribe after `last_event`" misses nothing.
+
+mod actor;
+mod backing;
+mod create;
+mod launch;
+mod stdio;
+
+pub use backing::{Backing, GuestDisks, Image};
+pub use stdio::StdioSpec;
+pub(crate) use stdio::terminal_size;
+
+use crate::deadline::Deadline;
+use crate::error::Context;
+use crate::events::Events;
+use crate::id::Id;
+use crate::reaper::Reaper;
+use crate::streams::Hub;
+use crate::{Error, Result, cgroup, sys};
+use actor::Command;
+use bulkhead_agent_api::agent::ContainerState;
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{mpsc, oneshot};
+
+/// The most containers that there can be at a time.
+const MAX_CONTAINERS: usize = 1024;
+/// Commands that may wait for an actor. It takes them at once; more means that something is broken.
+const MAILBOX: usize = 256;
+
+/// Where the engine keeps its things.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    /// The cgroup for all containers, as `/sys/fs/cgroup/bulkhead`.
+    pub cgroup: PathBuf,
+    /// An empty directory, where each container mounts its root in its own mount namespace.
+    pub mount_point: PathBuf,
+}
+
+/// What the actors share.
+pub struct Shared {
+    paths: Paths,
+    /// The agent's program, which every process starts as.
+    program: OwnedFd,
+    reaper: Reaper,
+    backing: Arc<dyn Backing>,
+    /// The streams.
+    pub hub: Arc<Hub>,
+    /// The events.
+    pub events: Arc<Events>,
+}
+
+/// The engine.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    containers: Arc<Mutex<HashMap<Id, Entry>>>,
+}
+
+struct Entry {
+    commands: mpsc::Sender<Command>,
+    snapshot: Arc<Mutex<ContainerState>>,
+}
+
+/// A container to create.
+#[derive(Debug)]
+pub struct CreateSpec {
+    /// Its name.
+    pub id: Id,
+    /// The OCI runtime specification, JSON.
+    pub spec: Vec<u8>,
+    /// Serial of the disk with the image.
+    pub image_disk: String,
+    /// Its streams.
+    pub stdio: StdioSpec,
+    /// `user` or `user:group`, or empty.
+    pub user: String,
+}
+
+/// A process to run in a container.
+#[derive(Debug)]
+pub struct ExecSpec {
+    /// Its name.
+    pub exec_id: Id,
+    /// The `process` object, JSON.
+    pub process: Vec<u8>,
+    /// Its streams.
+    pub stdio: StdioSpec,
+    /// `user` or `user:group`, or empty.
+    pub user: String,
+}
+
+impl Engine {
+    /// Makes the engine; the cgroup for its containers is made here. Needs a tokio runtime.
+    pub fn new(paths: Paths, program: OwnedFd, backing: Arc<dyn Backing>) -> Result<Self> {
+        cgroup::prepare(&paths.cgroup)?;
+        std::fs::create_dir_all(&paths.mount_point)
+            .context(|| format!("Cannot make {}", paths.mount_point.display()))?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                paths,
+                program,
+                reaper: Reaper::start()?,
+                backing,
+                hub: Arc::default(),
+                events: Arc::default(),
+            }),
+            containers: Arc::default(),
+        })
+    }
+
+    /// The streams, for their server.
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.shared.hub
+    }
+
+    /// The events.
+    pub fn events(&self) -> &Arc<Events> {
+        &self.shared.events
+    }
+
+    /// Prepares a container. Returns the pid of its waiting process.
+    pub async fn create(&self, spec: CreateSpec, deadline: Deadline) -> Result<u32> {
+        let (commands, mailbox) = mpsc::channel(MAILBOX);
+        let snapshot = Arc::new(Mutex::new(ContainerState::new()));
+        let (reply, answer) = oneshot::channel();
+        {
+            let mut containers = self.containers();
+            if containers.contains_key(&spec.id) {
+                return Err(Error::Exists(format!(
+                    "Container {} exists already",
+                    spec.id
+                )));
+            }
+            if containers.len() >= MAX_CONTAINERS {
+                return Err(Error::Exhausted(format!(
+                    "There are {MAX_CONTAINERS} containers already"
+                )));
+            }
+            let entry = Entry {
+                commands: commands.clone(),
+                snapshot: snapshot.clone(),
+            };
+            containers.insert(spec.id.clone(), entry);
+        }
+        let engine = self.clone();
+        tokio::spawn(async move {
+            let id = spec.id.clone();
+            let start = actor::Start {
+                spec,
+                deadline,
+                reply,
+            };
+            let failed = actor::run(
+                engine.shared.clone(),
+                start,
+                commands,
+                mailbox,
+                snapshot.clone(),
+            )
+            .await;
+            engine.free(&id, &snapshot);
+            if let Some(actor::Failed(reply, error)) = failed {
+                // The caller may have given up.
+                let _ = reply.send(Err(error));
+            }
+        });
+        answer.await.unwrap_or_else(|_| Err(lost()))
+    }
+
+    /// Lets a container's program run.
+    pub async fn start(&self, id: &Id) -> Result<()> {
+        self.ask(id, Command::Start).await
+    }
+
+    /// Runs one more process. Returns its pid.
+    pub async fn exec(&self, id: &Id, spec: ExecSpec) -> Result<u32> {
+        self.ask(id, |reply| Command::Exec(Box::new(spec), reply))
+            .await
+    }
+
+    /// Sends a signal to a process of a container, or to all.
+    pub async fn signal(&self, id: &Id, exec_id: Option<Id>, signal: u32, all: bool) -> Result<()> {
+        if !(1..=sys::process::MAX_SIGNAL).contains(&signal) {
+            return Err(Error::Invalid(format!("There is no signal {signal}")));
+        }
+        let target = actor::Target {
+            exec_id,
+            signal,
+            all,
+        };
+        self.ask(id, |reply| Command::Signal(target, reply)).await
+    }
+
+    /// Sets the size of a terminal, in columns and rows.
+    pub async fn resize(&self, id: &Id, exec_id: Option<Id>, size: (u16, u16)) -> Result<()> {
+        self.ask(id, |reply| Command::Resize {
+            exec_id,
+            size,
+            reply,
+        })
+        .await
+    }
+
+    /// Ends a container in whatever state it is and removes all that belongs to it. One that is not
+    /// there is removed already.
+    pub async fn remove(&self, id: &Id) -> Result<()> {
+        let entry = self
+            .containers()
+            .get(id)
+            .map(|entry| (entry.commands.clone(), entry.snapshot.clone()));
+        let Some((commands, snapshot)) = entry else {
+            return Ok(());
+        };
+        let (reply, answer) = oneshot::channel();
+        if commands.send(Command::Remove(reply)).await.is_ok() {
+            // An actor that ends without an answer was removing already.
+            answer.await.unwrap_or(Ok(()))?;
+        }
+        // Until the actor has ended the name is still taken.
+        commands.closed().await;
+        self.free(id, &snapshot);
+        Ok(())
+    }
+
+    /// Frees a name, unless it is another container's by now.
+    fn free(&self, id: &Id, snapshot: &Arc<Mutex<ContainerState>>) {
+        let mut containers = self.containers();
+        if containers
+            .get(id)
+            .is_some_and(|entry| Arc::ptr_eq(&entry.snapshot, snapshot))
+        {
+            containers.remove(id);
+        }
+    }
+
+    /// Every container, and the newest event that may already be in the list.
+    pub fn list(&self) -> (Vec<ContainerState>, u64) {
+        // In this order: an event that comes between the two is in the list and comes again.
+        let last = self.shared.events.last();
+        let containers = self.containers();
+        let mut list: Vec<_> = containers
+            .values()
+            .map(|entry| actor::lock(&entry.snapshot).clone())
+            .filter(|state| !state.container_id.is_empty())
+            .collect();
+        list.sort_by(|a, b| a.container_id.cmp(&b.container_id));
+        (list, last)
+    }
+
+    /// Removes every container.
+    pub async fn remove_all(&self) {
+        let ids: Vec<Id> = self.containers().keys().cloned().collect();
+        let removals: Vec<_> = ids
+            .into_iter()
+            .map(|id| {
+                let engine = self.clone();
+                tokio::spawn(async move { engine.remove(&id).await })
+            })
+            .collect();
+        for removal in removals {
+            if let Ok(Err(error)) = removal.await {
+                tracing::warn!("{}", error.chain());
+            }
+        }
+    }
+
+    async fn ask<T>(
+        &self,
+        id: &Id,
+        command: impl FnOnce(oneshot::Sender<Result<T>>) -> Command,
+    ) -> Result<T> {
+        let commands = self
+            .containers()
+            .get(id)
+            .map(|entry| entry.commands.clone());
+        let missing = || Error::NotFound(format!("There is no container {id}"));
+        let commands = commands.ok_or_else(missing)?;
+        let (reply, answer) = oneshot::channel();
+        commands.send(command(reply)).await.map_err(|_| missing())?;
+        answer.await.unwrap_or_else(|_| Err(missing()))
+    }
+
+    fn containers(&self) -> MutexGuard<'_, HashMap<Id, Entry>> {
+        self.containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn lost() -> Error {
+    Error::Internal("The container's actor ended without an answer".to_owned())
+}

@@ -1,0 +1,191 @@
+//! The other side of a spawn: from a fresh process to the program's `execve`.
+//!
+//! # Why the agent runs itself again
+//! The agent has threads, and a child of a clone in such a process may not allocate or lock
+//! anything. So [`crate::sys::spawn`] clones and at once runs the agent's own program again under
+//! another name. This module is what it does then: single-threaded, with an ordinary heap, told
+//! what to do by a [`plan`]. One `execve` of a file that is in memory anyway buys that no code here
+//! needs care about what another thread held. It reads nothing from the container that it does not
+//! open with `openat2(RESOLVE_IN_ROOT)`, and it writes to no file system that the container made.
+//!
+//! # Order
+//! The clone has put the process into its cgroup and its new namespaces. Then: join or make the
+//! mount namespace and all that is in it ([`root`], [`mounts`], [`devices`], [`mask`]), the
+//! terminal ([`terminal`]), the user and the working directory ([`user`]), limits, capabilities
+//! ([`identity`]); say READY; wait for GO; look the program up and run it ([`program`]). The
+//! control socket is close-on-exec: its end tells the agent that the program runs.
+//!
+//! The process is not dumpable, so that the programs of a container that it joins can neither
+//! trace it nor look into its `/proc` directory unless they have CAP_SYS_PTRACE in the guest.
+
+mod control;
+mod devices;
+mod identity;
+mod mask;
+mod mounts;
+pub mod plan;
+mod program;
+pub mod root;
+mod terminal;
+pub mod user;
+
+use crate::sys::{process, spawn};
+use control::Control;
+use plan::{Container, Failure, FailureKind, Place, Plan};
+use root::Root;
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+
+/// A step that can fail with something to tell the caller.
+type Step<T = ()> = Result<T, Failure>;
+
+/// Whether this process is to become a container's: its argv 0 says so.
+pub fn is_requested() -> bool {
+    std::env::args_os()
+        .next()
+        .is_some_and(|name| name == spawn::INIT_NAME)
+}
+
+/// Becomes the program of the plan. Returns only when that fails; the agent has been told then.
+pub fn run() -> std::process::ExitCode {
+    let result = control::inherit().map(|inherited| {
+        let failure = match become_program(&inherited.control, inherited.plan, inherited.others) {
+            Ok(never) => match never {},
+            Err(failure) => failure,
+        };
+        inherited.control.fail(&failure);
+    });
+    // Without descriptors somebody ran the program by hand under this name.
+    std::process::ExitCode::from(if result.is_ok() { 1 } else { 2 })
+}
+
+enum Never {}
+
+fn become_program(control: &Control, plan: OwnedFd, others: Vec<OwnedFd>) -> Step<Never> {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).doing("hide from other processes")?;
+    let mut text = Vec::new();
+    std::fs::File::from(plan)
+        .read_to_end(&mut text)
+        .doing("read the plan")?;
+    let plan: Plan = serde_json::from_slice(&text).map_err(|error| Failure {
+        kind: FailureKind::Other,
+        message: format!("The plan makes no sense: {error}"),
+    })?;
+    rustix::process::umask(Mode::empty());
+    // Through the agent's own /proc, which no container can have changed.
+    identity::set_oom_score(&plan.process)?;
+    let terminal = match &plan.place {
+        Place::Make(container) => make(container, &others, plan.process.terminal)?,
+        Place::Join => join(&others, plan.process.terminal)?,
+    };
+    drop(others);
+    let root = Root::current()?;
+    rustix::process::setsid().doing("start a session")?;
+    let master = terminal.map(terminal::Terminal::take_control).transpose()?;
+    let prepared = identity::prepare(&root, &plan.process)?;
+    program::enter_directory(&root, &plan.process.cwd)?;
+    drop(root);
+    identity::assume(&plan.process, &prepared)?;
+    let env = program::environment(&plan.process.env, &prepared.home);
+    control
+        .ready(master.as_ref())
+        .doing("report to the agent")?;
+    drop(master);
+    if !control.wait_for_go() {
+        return Err(Failure {
+            kind: FailureKind::Other,
+            message: "The agent is gone".to_owned(),
+        });
+    }
+    process::default_signals();
+    Err(program::run(&plan.process.args, &env))
+}
+
+/// Makes the container in the namespaces that the clone has made.
+fn make(
+    container: &Container,
+    namespaces: &[OwnedFd],
+    size: Option<(u16, u16)>,
+) -> Step<Option<terminal::Terminal>> {
+    for (fd, kind) in namespaces.iter().zip(&container.join_namespaces) {
+        // The pid namespace was joined before the clone.
+        if *kind != libc::CLONE_NEWPID {
+            process::enter(fd, *kind).doing("join a namespace")?;
+        }
+    }
+    if container.cgroup_namespace {
+        process::unshare(libc::CLONE_NEWCGROUP).doing("make a cgroup namespace")?;
+    }
+    if let Some(name) = &container.hostname {
+        rustix::system::sethostname(name.as_bytes()).doing("set the host name")?;
+    }
+    if let Some(name) = &container.domainname {
+        rustix::system::setdomainname(name.as_bytes()).doing("set the domain name")?;
+    }
+    // Keyrings are not part of any namespace. A kernel without keys has none to leave.
+    let _ = process::new_session_keyring();
+    let root = mounts::root(container)?;
+    let null = mask::Null::open()?;
+    for mount in &container.mounts {
+        mounts::mount(&root, mount)?;
+    }
+    devices::create(&root, &container.devices)?;
+    let terminal = size
+        .map(|size| terminal::Terminal::open(&root, size))
+        .transpose()?;
+    if let Some(terminal) = &terminal {
+        terminal.show_as_console(&root)?;
+    }
+    for path in &container.read_only {
+        mask::make_read_only(&root, path)?;
+    }
+    for path in &container.masked {
+        mask::hide(&root, path, &null)?;
+    }
+    mounts::enter_root(&root, container.root_read_only)?;
+    Ok(terminal)
+}
+
+/// Joins the container of the pidfd. The pid namespace was joined before the clone.
+fn join(others: &[OwnedFd], size: Option<(u16, u16)>) -> Step<Option<terminal::Terminal>> {
+    let Some(pidfd) = others.first() else {
+        return Err(Failure {
+            kind: FailureKind::Other,
+            message: "The container to join is missing".to_owned(),
+        });
+    };
+    let all = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
+    process::enter(pidfd, all).doing("join the container")?;
+    let _ = process::new_session_keyring();
+    let root = Root::current()?;
+    size.map(|size| terminal::Terminal::open(&root, size))
+        .transpose()
+}
+
+/// Says what was being done when the system refused.
+trait Doing<T> {
+    /// `what` completes "Cannot ...".
+    fn doing(self, what: &str) -> Step<T>;
+}
+
+impl<T, E: Into<std::io::Error>> Doing<T> for Result<T, E> {
+    fn doing(self, what: &str) -> Step<T> {
+        self.map_err(|error| {
+            let error = error.into();
+            let kind = match error.raw_os_error().map(Errno::from_raw_os_error) {
+                Some(Errno::NOENT) => FailureKind::NotFound,
+                Some(Errno::INVAL | Errno::LOOP | Errno::NOTDIR | Errno::ISDIR) => {
+                    FailureKind::Invalid
+                }
+                _ => FailureKind::Other,
+            };
+            Failure {
+                kind,
+                message: format!("Cannot {what}: {error}"),
+            }
+        })
+    }
+}

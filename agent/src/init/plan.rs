@@ -1,0 +1,229 @@
+//! What the agent tells the process that is to become a container's or an exec's, and what that
+//! process answers.
+//!
+//! The plan is JSON in a sealed memory file, made by the agent from a checked specification. The
+//! answers are single messages on a `SOCK_SEQPACKET` pair; they come from a process that a hostile
+//! container may be able to reach, so they are untrusted.
+
+use crate::Error;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Descriptors that the process starts with, besides 0, 1 and 2.
+pub mod fds {
+    use std::os::fd::RawFd;
+
+    /// Its end of the control socket.
+    pub const CONTROL: RawFd = 3;
+    /// The memory file with the plan.
+    pub const PLAN: RawFd = 4;
+    /// A pidfd of the container's first process, for an exec.
+    pub const CONTAINER: RawFd = 5;
+    /// The first of the namespace files to join, in the order of the plan.
+    pub const NAMESPACES: RawFd = 6;
+}
+
+/// The message by which the agent lets the program run.
+pub const GO: &[u8] = b"go";
+/// The message that says that all is prepared; the master of the terminal, if there is one, comes
+/// along (`SCM_RIGHTS`).
+pub const READY: &[u8] = b"ready";
+/// The longest answer in bytes.
+pub const MAX_ANSWER: usize = 16 * 1024;
+
+/// All that the process needs to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// How it gets where the program is to run.
+    pub place: Place,
+    /// What it becomes.
+    pub process: Process,
+}
+
+/// Where the program is to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Place {
+    /// In a container that it makes.
+    Make(Box<Container>),
+    /// In the container whose first process is [`fds::CONTAINER`].
+    Join,
+}
+
+/// A container to make.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// The read-only directory under the root.
+    pub image: PathBuf,
+    /// The directory that takes the changes.
+    pub upper: PathBuf,
+    /// The overlay's working directory, on the same file system as `upper`.
+    pub work: PathBuf,
+    /// An empty directory, where the root is mounted until it is the root.
+    pub mount_point: PathBuf,
+    /// Namespaces made by the clone: `CLONE_NEWNS` and others.
+    pub new_namespaces: i32,
+    /// Namespaces to join, `CLONE_NEW*`, whose files are from [`fds::NAMESPACES`] on.
+    pub join_namespaces: Vec<i32>,
+    /// Whether it gets a cgroup namespace.
+    pub cgroup_namespace: bool,
+    /// Host name, in a uts namespace of its own.
+    pub hostname: Option<String>,
+    /// Domain name, in a uts namespace of its own.
+    pub domainname: Option<String>,
+    /// In the order of the specification.
+    pub mounts: Vec<Mount>,
+    /// Besides the default ones.
+    pub devices: Vec<Device>,
+    /// Paths that show nothing.
+    pub masked: Vec<String>,
+    /// Paths that cannot be changed.
+    pub read_only: Vec<String>,
+    /// Whether the root itself cannot be changed.
+    pub root_read_only: bool,
+}
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Absolute, without `..`; resolved inside the root.
+    pub target: String,
+    /// What is mounted.
+    pub what: Source,
+    /// `MOUNT_ATTR_*` bits to set and to clear.
+    pub set: u64,
+    /// See `set`.
+    pub clear: u64,
+    /// The same for the mounts below a recursive bind.
+    pub set_recursive: u64,
+    /// See `set_recursive`.
+    pub clear_recursive: u64,
+    /// `MS_SHARED`, `MS_SLAVE`, `MS_PRIVATE` or `MS_UNBINDABLE`; `true` is recursive.
+    pub propagation: Option<(u64, bool)>,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Source {
+    /// A file or directory of the guest.
+    Bind {
+        /// Its path, resolved in the agent's root.
+        path: String,
+        /// With the mounts below it.
+        recursive: bool,
+        /// Make the directory when it is not there.
+        create: bool,
+    },
+    /// A new instance of a file system.
+    New {
+        /// As `tmpfs`.
+        kind: String,
+        /// Parameters of that file system; `None` is a flag.
+        parameters: Vec<(String, Option<String>)>,
+    },
+}
+
+/// A device node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Absolute, without `..`.
+    pub path: String,
+    /// `S_IFCHR`, `S_IFBLK` or `S_IFIFO` and the permissions.
+    pub mode: u32,
+    /// Number.
+    pub major: u32,
+    /// Number.
+    pub minor: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// A program and what it runs as.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Not empty.
+    pub args: Vec<String>,
+    /// `NAME=value`.
+    pub env: Vec<String>,
+    /// Absolute, without `..`.
+    pub cwd: String,
+    /// Unless `user_name` is there.
+    pub uid: u32,
+    /// Unless `user_name` is there.
+    pub gid: u32,
+    /// Besides those of the image's `/etc/group` when `user_name` is there.
+    pub groups: Vec<u32>,
+    /// `user` or `user:group`, to be resolved in the image.
+    pub user_name: Option<String>,
+    /// File mode creation mask.
+    pub umask: Option<u32>,
+    /// Capability sets, bit by number.
+    pub capabilities: Capabilities,
+    /// See prctl(2).
+    pub no_new_privileges: bool,
+    /// `RLIMIT_*`, soft, hard.
+    pub limits: Vec<(u32, u64, u64)>,
+    /// See proc(5).
+    pub oom_score_adj: Option<i32>,
+    /// Columns and rows of its terminal, when it has one.
+    pub terminal: Option<(u16, u16)>,
+}
+
+/// Capability sets, bit by number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// What can ever be gained.
+    pub bounding: u64,
+    /// What counts.
+    pub effective: u64,
+    /// What can be made effective.
+    pub permitted: u64,
+    /// What survives `execve` with a file's help.
+    pub inheritable: u64,
+    /// What survives `execve` without it.
+    pub ambient: u64,
+}
+
+/// Why the program does not run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What it means to the caller.
+    pub kind: FailureKind,
+    /// A sentence.
+    pub message: String,
+}
+
+/// See [`Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureKind {
+    /// There is no such program, user or mount source.
+    NotFound,
+    /// The program is not executable.
+    Denied,
+    /// The specification does not fit the image.
+    Invalid,
+    /// The system refused.
+    Other,
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure.kind {
+            FailureKind::NotFound => Self::NotFound(failure.message),
+            FailureKind::Denied => Self::Denied(failure.message),
+            FailureKind::Invalid => Self::Invalid(failure.message),
+            FailureKind::Other => Self::Internal(failure.message),
+        }
+    }
+}
+
+impl Failure {
+    /// Reads an answer that is not [`READY`].
+    pub fn parse(message: &[u8]) -> Self {
+        serde_json::from_slice(message).unwrap_or_else(|_| Self {
+            kind: FailureKind::Other,
+            message: "The process sent an answer that makes no sense".to_owned(),
+        })
+    }
+}

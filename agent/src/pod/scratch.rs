@@ -1,0 +1,121 @@
+//! The pod's scratch disk: ext4, made small on the host and grown here to the size of the disk.
+
+use super::ext4::{Geometry, LENGTH, OFFSET};
+use crate::deadline::Deadline;
+use crate::disk::{Disk, Disks};
+use crate::error::Context;
+use crate::{Error, Result, spec, sys};
+use rustix::mount::{MountFlags, UnmountFlags};
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The scratch disk and where it is mounted.
+#[derive(Debug)]
+pub struct Scratch {
+    disks: Disks,
+    path: PathBuf,
+    mounted: Mutex<Option<String>>,
+}
+
+impl Scratch {
+    /// To be mounted at `path`.
+    pub fn new(disks: Disks, path: PathBuf) -> Self {
+        Self {
+            disks,
+            path,
+            mounted: Mutex::default(),
+        }
+    }
+
+    /// Mounts the disk with this serial, once something is bound to it, and grows its file system.
+    pub async fn mount(&self, serial: &str, deadline: Deadline) -> Result<()> {
+        if let Some(mounted) = self.mounted().as_deref() {
+            if mounted == serial {
+                return Ok(());
+            }
+            return Err(Error::Precondition(format!(
+                "Disk {mounted} is the scratch disk already"
+            )));
+        }
+        let disk = self.disks.wait(serial, deadline).await?;
+        let mut mounted = self.mounted();
+        self.mount_now(serial, &disk)?;
+        *mounted = Some(serial.to_owned());
+        Ok(())
+    }
+
+    fn mount_now(&self, serial: &str, disk: &Disk) -> Result<()> {
+        let what = || format!("Cannot mount the scratch disk {serial}");
+        fs::create_dir_all(&self.path).context(what)?;
+        // Nothing on it outlives the guest: the journal need not wait for the disk's cache. Deleted
+        // files give their space back to the host, and inode tables that nobody uses take none.
+        let options = c"nobarrier,discard,noinit_itable";
+        let flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOATIME;
+        // Set-user-id programs and devices of a container are seen through its overlay, whose mount
+        // has flags of its own.
+        rustix::mount::mount(&disk.node, &self.path, "ext4", flags, options).context(what)?;
+        let result = self.grow(serial, disk).and_then(|()| {
+            for directory in [self.containers(), PathBuf::from(spec::VOLUMES)] {
+                if directory.starts_with(&self.path) {
+                    fs::create_dir_all(&directory).context(what)?;
+                }
+            }
+            Ok(())
+        });
+        if result.is_err() {
+            // The error is the one to tell.
+            let _ = rustix::mount::unmount(&self.path, UnmountFlags::empty());
+        }
+        result
+    }
+
+    /// Grows the file system to the size of its disk.
+    fn grow(&self, serial: &str, disk: &Disk) -> Result<()> {
+        let what = || format!("Cannot grow the file system on the scratch disk {serial}");
+        let device = File::open(&disk.node).context(what)?;
+        let mut block = [0; LENGTH];
+        device.read_exact_at(&mut block, OFFSET).context(what)?;
+        let Some(now) = Geometry::parse(&block) else {
+            return Err(Error::Invalid(format!(
+                "The scratch disk {serial} has no ext4"
+            )));
+        };
+        let blocks = sys::ioctl::block_size(&device).context(what)? / now.block_size;
+        if blocks <= now.blocks {
+            return Ok(());
+        }
+        let directory = File::open(&self.path).context(what)?;
+        sys::ioctl::grow_ext4(&directory, blocks).context(what)
+    }
+
+    /// Where containers have their directories.
+    pub fn directory(&self) -> Result<PathBuf> {
+        if self.mounted().is_none() {
+            return Err(Error::Precondition(
+                "The pod has no scratch disk yet".to_owned(),
+            ));
+        }
+        Ok(self.containers())
+    }
+
+    /// Writes everything back and unmounts it.
+    pub fn unmount(&self) -> Result<()> {
+        let mut mounted = self.mounted();
+        if mounted.is_some() {
+            rustix::mount::unmount(&self.path, UnmountFlags::empty())
+                .context(|| "Cannot unmount the scratch disk")?;
+            *mounted = None;
+        }
+        Ok(())
+    }
+
+    fn containers(&self) -> PathBuf {
+        self.path.join("containers")
+    }
+
+    fn mounted(&self) -> MutexGuard<'_, Option<String>> {
+        self.mounted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

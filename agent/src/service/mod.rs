@@ -1,0 +1,187 @@
+//! The ttrpc service `bulkhead.agent.v1.Agent`: checks each request, hands it to the engine or the
+//! pod, and turns errors into statuses. Nothing is decided here.
+
+use crate::deadline::Deadline;
+use crate::engine::{CreateSpec, Engine, ExecSpec, StdioSpec};
+use crate::id::Id;
+use crate::pod::Pod;
+use crate::streams::server::Incoming;
+use crate::{Error, engine};
+use async_trait::async_trait;
+use bulkhead_agent_api::agent::{
+    ConfigureRequest, ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty,
+    Event, EventsRequest, ExecRequest, ExecResponse, ListContainersResponse, ResizeTerminalRequest,
+    SignalRequest,
+};
+use bulkhead_agent_api::agent_ttrpc;
+use std::sync::Arc;
+use tokio::sync::Notify;
+use ttrpc::r#async::{Server, ServerStreamSender, TtrpcContext};
+use ttrpc::asynchronous::transport::Listener;
+
+/// The service.
+pub struct Service {
+    engine: Engine,
+    pod: Arc<Pod>,
+    shutdown: Arc<Notify>,
+}
+
+impl Service {
+    /// `shutdown` is notified when the guest is to end, after everything has been unmounted.
+    pub fn new(engine: Engine, pod: Arc<Pod>, shutdown: Arc<Notify>) -> Self {
+        Self {
+            engine,
+            pod,
+            shutdown,
+        }
+    }
+
+    /// Serves on these connections until the server is dropped.
+    pub async fn serve(self, incoming: Incoming) -> ttrpc::Result<Server> {
+        let mut server = Server::new()
+            .add_listener(Listener::new(incoming))
+            .register_service(agent_ttrpc::create_agent(Arc::new(self)));
+        server.start().await?;
+        Ok(server)
+    }
+}
+
+type Answer<T> = ttrpc::Result<T>;
+
+fn container(id: &str) -> Answer<Id> {
+    Id::parse("Container", id).map_err(rpc)
+}
+
+fn exec(id: &str) -> Answer<Option<Id>> {
+    if id.is_empty() {
+        return Ok(None);
+    }
+    Id::parse("Exec", id).map(Some).map_err(rpc)
+}
+
+fn rpc(error: Error) -> ttrpc::Error {
+    tracing::debug!("Refused: {}", error.chain());
+    error.to_rpc()
+}
+
+fn deadline(context: &TtrpcContext) -> Deadline {
+    Deadline::from_timeout_ns(context.timeout_nano)
+}
+
+#[async_trait]
+impl agent_ttrpc::Agent for Service {
+    async fn configure(&self, context: &TtrpcContext, request: ConfigureRequest) -> Answer<Empty> {
+        self.pod
+            .configure(&request, deadline(context))
+            .await
+            .map_err(rpc)?;
+        Ok(Empty::new())
+    }
+
+    async fn create_container(
+        &self,
+        context: &TtrpcContext,
+        request: CreateContainerRequest,
+    ) -> Answer<CreateContainerResponse> {
+        let spec = CreateSpec {
+            id: container(&request.container_id)?,
+            stdio: StdioSpec::parse(request.stdio.get_or_default()).map_err(rpc)?,
+            spec: request.spec,
+            image_disk: request.image_disk,
+            user: request.user,
+        };
+        let mut response = CreateContainerResponse::new();
+        response.pid = self
+            .engine
+            .create(spec, deadline(context))
+            .await
+            .map_err(rpc)?;
+        Ok(response)
+    }
+
+    async fn start_container(&self, _: &TtrpcContext, request: ContainerRequest) -> Answer<Empty> {
+        self.engine
+            .start(&container(&request.container_id)?)
+            .await
+            .map_err(rpc)?;
+        Ok(Empty::new())
+    }
+
+    async fn exec(&self, _: &TtrpcContext, request: ExecRequest) -> Answer<ExecResponse> {
+        let id = container(&request.container_id)?;
+        let spec = ExecSpec {
+            exec_id: Id::parse("Exec", &request.exec_id).map_err(rpc)?,
+            stdio: StdioSpec::parse(request.stdio.get_or_default()).map_err(rpc)?,
+            process: request.process,
+            user: request.user,
+        };
+        let mut response = ExecResponse::new();
+        response.pid = self.engine.exec(&id, spec).await.map_err(rpc)?;
+        Ok(response)
+    }
+
+    async fn signal(&self, _: &TtrpcContext, request: SignalRequest) -> Answer<Empty> {
+        let id = container(&request.container_id)?;
+        let exec_id = exec(&request.exec_id)?;
+        self.engine
+            .signal(&id, exec_id, request.signal, request.all)
+            .await
+            .map_err(rpc)?;
+        Ok(Empty::new())
+    }
+
+    async fn resize_terminal(
+        &self,
+        _: &TtrpcContext,
+        request: ResizeTerminalRequest,
+    ) -> Answer<Empty> {
+        let id = container(&request.container_id)?;
+        let exec_id = exec(&request.exec_id)?;
+        let size = engine::terminal_size(request.width, request.height).map_err(rpc)?;
+        self.engine.resize(&id, exec_id, size).await.map_err(rpc)?;
+        Ok(Empty::new())
+    }
+
+    async fn remove_container(&self, _: &TtrpcContext, request: ContainerRequest) -> Answer<Empty> {
+        self.engine
+            .remove(&container(&request.container_id)?)
+            .await
+            .map_err(rpc)?;
+        Ok(Empty::new())
+    }
+
+    async fn list_containers(&self, _: &TtrpcContext, _: Empty) -> Answer<ListContainersResponse> {
+        let mut response = ListContainersResponse::new();
+        (response.containers, response.last_event) = self.engine.list();
+        Ok(response)
+    }
+
+    async fn events(
+        &self,
+        _: &TtrpcContext,
+        request: EventsRequest,
+        sender: ServerStreamSender<Event>,
+    ) -> Answer<()> {
+        let events = self.engine.events().clone();
+        let mut after = request.after;
+        loop {
+            for event in events.after(after).map_err(rpc)? {
+                after = event.sequence;
+                sender.send(&event).await?;
+            }
+            events.wait(after).await;
+        }
+    }
+
+    async fn shutdown(&self, _: &TtrpcContext, _: Empty) -> Answer<Empty> {
+        self.engine.remove_all().await;
+        let unmounted = self.pod.scratch().unmount();
+        rustix::fs::sync();
+        // A disk that is still busy is synced: the guest ends in any case.
+        if let Err(error) = unmounted {
+            tracing::warn!("{}", error.chain());
+        }
+        self.shutdown.notify_one();
+        Ok(Empty::new())
+    }
+}

@@ -1,0 +1,188 @@
+//! `mounts[]`: fstab-style options become mount attributes, propagation and parameters.
+
+use super::{VOLUMES, absolute, limited, refuse};
+use crate::id::quote;
+use crate::init::plan::{Mount, Source};
+use crate::sys::mount::attr;
+use crate::{Error, Result};
+use oci_spec::runtime;
+use std::path::Path;
+
+/// File systems that a container may mount anew.
+const KINDS: [&str; 6] = ["proc", "sysfs", "cgroup2", "tmpfs", "devpts", "mqueue"];
+
+/// Checks and translates one mount.
+pub(super) fn convert(mount: &runtime::Mount) -> Result<Mount> {
+    let target = absolute(&mount.destination().to_string_lossy(), "mount destination")?;
+    if Path::new(&target).components().count() < 2 {
+        return Err(Error::Unimplemented(
+            "A mount on the root itself is not supported".to_owned(),
+        ));
+    }
+    let mapped = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|list| !list.is_empty());
+    refuse(
+        "id-mapped mounts",
+        mapped(mount.uid_mappings()) || mapped(mount.gid_mappings()),
+    )?;
+    let mut options = Options::default();
+    for option in limited(mount.options(), "mount options")? {
+        options.add(option, &target)?;
+    }
+    let kind = mount.typ().as_deref().unwrap_or("");
+    let what = if options.bind || kind == "bind" {
+        if let Some((name, _)) = options.parameters.first() {
+            return Err(Error::Invalid(format!(
+                "A bind mount does not know option {}",
+                quote(name)
+            )));
+        }
+        let source = mount.source().as_ref().map(|path| path.to_string_lossy());
+        let path = absolute(&source.unwrap_or_default(), "source of a bind mount")?;
+        Source::Bind {
+            recursive: options.recursive,
+            create: Path::new(&path).starts_with(VOLUMES) && Path::new(&path) != Path::new(VOLUMES),
+            path,
+        }
+    } else {
+        let kind = if kind == "cgroup" { "cgroup2" } else { kind };
+        if !KINDS.contains(&kind) {
+            return Err(Error::Unimplemented(format!(
+                "File system {} for {} is not supported",
+                quote(kind),
+                quote(&target)
+            )));
+        }
+        // An instance of its own is what every devpts is; the kernel no longer knows the word.
+        options.parameters.retain(|(name, _)| name != "newinstance");
+        Source::New {
+            kind: kind.to_owned(),
+            parameters: options.parameters,
+        }
+    };
+    Ok(Mount {
+        target,
+        what,
+        set: options.set,
+        clear: options.clear,
+        set_recursive: options.set_recursive,
+        clear_recursive: options.clear_recursive,
+        propagation: options.propagation,
+    })
+}
+
+#[derive(Default)]
+struct Options {
+    bind: bool,
+    recursive: bool,
+    set: u64,
+    clear: u64,
+    set_recursive: u64,
+    clear_recursive: u64,
+    propagation: Option<(u64, bool)>,
+    parameters: Vec<(String, Option<String>)>,
+}
+
+impl Options {
+    fn add(&mut self, option: &str, target: &str) -> Result<()> {
+        if option.contains('\0') || option.len() > 255 {
+            return Err(Error::Invalid(format!(
+                "A mount option of {} is not valid",
+                quote(target)
+            )));
+        }
+        match option {
+            "bind" => self.bind = true,
+            "rbind" => (self.bind, self.recursive) = (true, true),
+            // What is so anyway.
+            "defaults" | "rw" | "suid" | "dev" | "exec" | "async" | "nomand" | "relatime"
+            | "norelatime" | "diratime" | "atime" | "nostrictatime" | "symfollow"
+            | "nolazytime" => self.cancel(option),
+            _ => {
+                if let Some((bits, clear)) = attribute(option) {
+                    self.set = (self.set & !clear) | bits;
+                    self.clear = (self.clear & !bits) | clear;
+                } else if let Some((bits, clear)) =
+                    option.strip_prefix('r').and_then(recursive_attribute)
+                {
+                    self.set_recursive = (self.set_recursive & !clear) | bits;
+                    self.clear_recursive = (self.clear_recursive & !bits) | clear;
+                } else if let Some(propagation) = propagation(option) {
+                    self.propagation = Some(propagation);
+                } else if matches!(
+                    option,
+                    "tmpcopyup" | "idmap" | "ridmap" | "remount" | "mand" | "sync" | "lazytime"
+                ) {
+                    refuse(&format!("mount option {option}"), true)?;
+                } else {
+                    let (name, value) = match option.split_once('=') {
+                        Some((name, value)) => (name, Some(value.to_owned())),
+                        None => (option, None),
+                    };
+                    self.parameters.push((name.to_owned(), value));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A positive option takes back a negative one before it; a bind keeps what its source has
+    /// unless told otherwise.
+    fn cancel(&mut self, option: &str) {
+        let bits = match option {
+            "rw" => attr::RDONLY,
+            "suid" => attr::NOSUID,
+            "dev" => attr::NODEV,
+            "exec" => attr::NOEXEC,
+            "diratime" => attr::NODIRATIME,
+            "symfollow" => attr::NOSYMFOLLOW,
+            "relatime" | "atime" | "nostrictatime" => {
+                self.set &= !attr::ATIME;
+                return;
+            }
+            _ => return,
+        };
+        self.set &= !bits;
+        self.clear |= bits;
+    }
+}
+
+/// Attribute bits to set and to clear. One of the access-time modes replaces the others.
+fn attribute(option: &str) -> Option<(u64, u64)> {
+    Some(match option {
+        "ro" => (attr::RDONLY, 0),
+        "nosuid" => (attr::NOSUID, 0),
+        "nodev" => (attr::NODEV, 0),
+        "noexec" => (attr::NOEXEC, 0),
+        "nodiratime" => (attr::NODIRATIME, 0),
+        "nosymfollow" => (attr::NOSYMFOLLOW, 0),
+        "noatime" => (attr::NOATIME, attr::ATIME & !attr::NOATIME),
+        "strictatime" => (attr::STRICTATIME, attr::ATIME & !attr::STRICTATIME),
+        _ => return None,
+    })
+}
+
+/// The same for the recursive options (`rro` and others); their opposites clear.
+fn recursive_attribute(option: &str) -> Option<(u64, u64)> {
+    Some(match option {
+        "rw" => (0, attr::RDONLY),
+        "suid" => (0, attr::NOSUID),
+        "dev" => (0, attr::NODEV),
+        "exec" => (0, attr::NOEXEC),
+        _ => return attribute(option),
+    })
+}
+
+fn propagation(option: &str) -> Option<(u64, bool)> {
+    let (name, recursive) = match option.strip_prefix('r') {
+        Some(name) => (name, true),
+        None => (option, false),
+    };
+    let flag = match name {
+        "shared" => libc::MS_SHARED,
+        "slave" => libc::MS_SLAVE,
+        "private" => libc::MS_PRIVATE,
+        "unbindable" => libc::MS_UNBINDABLE,
+        _ => return None,
+    };
+    Some((flag, recursive))
+}

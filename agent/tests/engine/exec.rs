@@ -1,0 +1,172 @@
+use crate::support::{Container, code, process, run, stream_id};
+use bulkhead_agent_api::agent::Stdio;
+use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt;
+use ttrpc::Code;
+
+fn output() -> Stdio {
+    let mut stdio = Stdio::new();
+    stdio.stdout = stream_id();
+    stdio
+}
+
+#[test]
+fn an_exec_runs_inside_the_container() {
+    run(|pod| async move {
+        let container = Container::sleeper();
+        let id = container.id.as_str();
+        pod.create(&container).await.unwrap();
+        assert_eq!(
+            code(pod.exec(id, "early", process(&["true"]), output()).await).0,
+            Code::FAILED_PRECONDITION
+        );
+        pod.start(id).await.unwrap();
+        let stdio = output();
+        let script = "hostname; cat /proc/1/comm; cat /proc/self/cgroup; echo $$ > /tmp/pid; ls /proc/self/fd; exit 5";
+        pod.exec(id, "e1", process(&["sh", "-c", script]), stdio.clone())
+            .await
+            .unwrap();
+        let exit = pod.exit(id, "e1").await;
+        assert_eq!((exit.code, exit.signal), (5, 0));
+        let text = pod.read(stdio.stdout).await;
+        assert_eq!(exit.stdout_bytes, text.len() as u64);
+        // Of descriptors there are stdio and the directory that ls reads.
+        assert_eq!(text, "box\nsh\n0::/\n0\n1\n2\n3\n");
+        // Ended ones can be signalled, unknown ones not.
+        pod.signal(id, "e1", libc::SIGKILL, false).await.unwrap();
+        assert_eq!(
+            code(pod.signal(id, "e2", libc::SIGKILL, false).await).0,
+            Code::NOT_FOUND
+        );
+        // The container sees an exec that is killed go.
+        pod.exec(id, "e3", process(&["sleep", "1000"]), Stdio::new())
+            .await
+            .unwrap();
+        assert_eq!(
+            code(pod.exec(id, "e3", process(&["true"]), Stdio::new()).await).0,
+            Code::ALREADY_EXISTS
+        );
+        pod.signal(id, "e3", libc::SIGKILL, false).await.unwrap();
+        let exit = pod.exit(id, "e3").await;
+        assert_eq!((exit.code, exit.signal), (137, 9));
+        // The end of the container is the end of its execs.
+        pod.exec(id, "e4", process(&["sleep", "1000"]), Stdio::new())
+            .await
+            .unwrap();
+        pod.kill(id, libc::SIGKILL, false).await.unwrap();
+        assert_eq!(pod.exit(id, "e4").await.code, 137);
+        assert_eq!(pod.exit(id, "").await.code, 137);
+        assert_eq!(
+            code(pod.exec(id, "late", process(&["true"]), Stdio::new()).await).0,
+            Code::FAILED_PRECONDITION
+        );
+        pod.remove(id).await.unwrap();
+    });
+}
+
+#[test]
+fn an_exec_that_cannot_run_is_an_error() {
+    run(|pod| async move {
+        let container = Container::sleeper();
+        let id = container.id.as_str();
+        pod.create(&container).await.unwrap();
+        pod.start(id).await.unwrap();
+        let stdio = output();
+        let (code1, message) = code(
+            pod.exec(id, "e", process(&["no-such"]), stdio.clone())
+                .await,
+        );
+        assert_eq!(code1, Code::NOT_FOUND, "{message}");
+        assert_eq!(pod.read(stdio.stdout).await, "");
+        let denied = pod
+            .exec(id, "e", process(&["/data/not-executable"]), Stdio::new())
+            .await;
+        assert_eq!(code(denied).0, Code::PERMISSION_DENIED);
+        let mut bad = process(&["true"]);
+        bad["cwd"] = "relative".into();
+        assert_eq!(
+            code(pod.exec(id, "e", bad, Stdio::new()).await).0,
+            Code::INVALID_ARGUMENT
+        );
+        pod.remove(id).await.unwrap();
+    });
+}
+
+#[test]
+fn a_grandchild_that_keeps_the_pipe_does_not_hold_the_exit_back() {
+    run(|pod| async move {
+        let container = Container::sleeper();
+        let id = container.id.as_str();
+        pod.create(&container).await.unwrap();
+        pod.start(id).await.unwrap();
+        let stdio = output();
+        let begin = Instant::now();
+        pod.exec(
+            id,
+            "e",
+            process(&["sh", "-c", "echo here; sleep 1000 &"]),
+            stdio.clone(),
+        )
+        .await
+        .unwrap();
+        let exit = pod.exit(id, "e").await;
+        assert!(begin.elapsed() < Duration::from_secs(60));
+        assert_eq!((exit.code, exit.stdout_bytes), (0, 5));
+        assert_eq!(pod.read(stdio.stdout).await, "here\n");
+        pod.remove(id).await.unwrap();
+    });
+}
+
+#[test]
+fn the_end_of_stdin_arrives() {
+    run(|pod| async move {
+        let container = Container::sleeper();
+        let id = container.id.as_str();
+        pod.create(&container).await.unwrap();
+        pod.start(id).await.unwrap();
+        for half_close in [true, false] {
+            let mut stdio = output();
+            stdio.stdin = stream_id();
+            let name = format!("cat-{half_close}");
+            pod.exec(id, &name, process(&["cat"]), stdio.clone())
+                .await
+                .unwrap();
+            let mut stdin = pod.stream(stdio.stdin).await;
+            stdin.write_all(b"through").await.unwrap();
+            if half_close {
+                stdin.shutdown().await.unwrap();
+                assert_eq!(pod.exit(id, &name).await.code, 0);
+            }
+            drop(stdin);
+            assert_eq!(pod.exit(id, &name).await.code, 0);
+            assert_eq!(pod.read(stdio.stdout).await, "through");
+        }
+        pod.remove(id).await.unwrap();
+    });
+}
+
+#[test]
+fn many_short_execs_lose_nothing() {
+    run(|pod| async move {
+        let container = Container::sleeper();
+        let id = container.id.clone();
+        pod.create(&container).await.unwrap();
+        pod.start(&id).await.unwrap();
+        let mut tasks = Vec::new();
+        for n in 0..20 {
+            let (pod, id) = (pod.clone(), id.clone());
+            tasks.push(tokio::spawn(async move {
+                let (stdio, name) = (output(), format!("n{n}"));
+                pod.exec(&id, &name, process(&["echo", &name]), stdio.clone())
+                    .await
+                    .unwrap();
+                assert_eq!(pod.read(stdio.stdout).await, format!("{name}\n"));
+                assert_eq!(pod.exit(&id, &name).await.code, 0);
+            }));
+        }
+        for task in tasks {
+            task.await.unwrap();
+        }
+        pod.remove(&id).await.unwrap();
+    });
+}

@@ -1,0 +1,12 @@
+//! The container engine, driven through its ttrpc service over Unix sockets, with containers made
+//! of this machine's busybox. Needs root, cgroup v2 and overlayfs: without them every test says so
+//! and does nothing, unless BULKHEAD_LAB=1 makes that an error.
+#![allow(missing_docs)]
+
+mod exec;
+mod identity;
+mod isolation;
+mod lifecycle;
+mod limits;
+mod stdio;
+mod support;
