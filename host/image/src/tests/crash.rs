@@ -4,12 +4,15 @@ use super::fixture::{Packing, assert_clean, is_root, open, serve, skip};
 use super::server::Server;
 use super::tarball::Tarball;
 use crate::digest::Digest;
+use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const ROOT: &str = "BULKHEAD_TEST_IMAGE_ROOT";
 const NAME: &str = "BULKHEAD_TEST_IMAGE_NAME";
-const ROUNDS: u64 = 24;
+/// The child's line when it begins from the start.
+const READY: &str = "ready";
+const ROUNDS: u32 = 30;
 
 /// Pulls and removes images until it is killed. Runs only as a child of the test below.
 #[test]
@@ -20,6 +23,7 @@ fn child() {
     runtime.block_on(async {
         let store = open(root.as_ref());
         loop {
+            println!("\n{READY}");
             for tag in ["a", "b"] {
                 store
                     .pull(&format!("{name}:{tag}"), None, |_| {})
@@ -40,7 +44,7 @@ async fn a_kill_at_any_moment() {
     let (server, root) = (Server::start(), tempfile::tempdir().unwrap());
     let mut good = Vec::new();
     for tag in ["a", "b"] {
-        let files = (0..200).fold(Tarball::default(), |tarball, number| {
+        let files = (0..100).fold(Tarball::default(), |tarball, number| {
             tarball.file(
                 &format!("d{}/{tag}{number}", number % 7),
                 &[number as u8; 3000],
@@ -53,22 +57,26 @@ async fn a_kill_at_any_moment() {
         let image = store.pull(&name, None, |_| {}).await.unwrap();
         good.push((image.id.clone(), content(&store, &image.id).await));
     }
-    let mut found = [0; 3];
+    let (mut found, mut cycle) = ([0; 3], Duration::ZERO);
     for round in 0..ROUNDS {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "tests::crash::child",
-                "--ignored",
-                "--test-threads=1",
-            ])
+            .args(["--exact", "tests::crash::child", "--ignored", "--nocapture"])
             .env(ROOT, root.path())
             .env(NAME, server.name("team/app"))
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        tokio::time::sleep(Duration::from_millis(20 + round * 17)).await;
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut wait = || assert!(lines.any(|line| line.unwrap() == READY));
+        wait();
+        if round == 0 {
+            let start = Instant::now();
+            wait();
+            cycle = start.elapsed();
+        }
+        // Where the kill meets the child is the point of the wait.
+        tokio::time::sleep(cycle * round / ROUNDS).await;
         assert!(
             child.try_wait().unwrap().is_none(),
             "the child failed by itself"
@@ -86,7 +94,7 @@ async fn a_kill_at_any_moment() {
             assert!(store.get(&image.repo_tags[0]).await.unwrap().is_some());
         }
     }
-    eprintln!("after {ROUNDS} kills there were 0, 1, 2 images {found:?} times");
+    eprintln!("{ROUNDS} kills within {cycle:?} left 0, 1, 2 images {found:?} times");
 }
 
 async fn content(store: &crate::ImageStore, id: &str) -> Digest {
