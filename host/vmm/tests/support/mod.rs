@@ -272,6 +272,26 @@ impl Vm {
         (own, guest)
     }
 
+    /// How often the guest was left, by kind; nothing where debugfs is not mounted.
+    pub fn exits(&self) -> String {
+        let prefix = format!("{}-", self.child.id());
+        let folders = std::fs::read_dir("/sys/kernel/debug/kvm")
+            .into_iter()
+            .flatten();
+        let Some(folder) = folders
+            .flatten()
+            .find(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+        else {
+            return String::new();
+        };
+        ["exits", "io_exits", "mmio_exits", "irq_injections"]
+            .map(|name| {
+                let text = std::fs::read_to_string(folder.path().join(name)).unwrap_or_default();
+                format!("{name} {}", text.trim())
+            })
+            .join(", ")
+    }
+
     /// Waits for the end and answers its reason and what was printed.
     pub fn end(mut self) -> (Option<ExitReason>, String) {
         let result = finish(&mut self.child);
