@@ -75,7 +75,8 @@ impl Control {
     /// # Errors
     /// [`Error::Host`].
     pub fn serve_pending(&mut self) -> Result<(), Error> {
-        while self.turn(Some(rustix::time::Timespec::default()))? {}
+        let now = rustix::time::Timespec::default();
+        while !self.machine.verdict.is_decided() && self.turn(Some(now))? {}
         Ok(())
     }
 

@@ -33,6 +33,9 @@ fn run(main_ns: u64) -> Result<End, Error> {
     let machine = built.machine;
     let mut control = Control::new(Arc::clone(&machine), built.control, main_ns)?;
     control.serve_pending()?;
+    if let Some(end) = machine.verdict.end() {
+        return Ok(end);
+    }
     vcpu::start(&machine, built.vcpus)?;
     machine::serve_devices(&machine)?;
     control.serve()

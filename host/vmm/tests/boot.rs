@@ -261,7 +261,9 @@ fn figures() {
             let mut vm = Vm::start(&shape);
             let said = vm.ready();
             report(&mut vm, &format!("{slots:?} slots"));
+            eprintln!("{}", vm.exits());
             let mut shell = vm.shell();
+            eprintln!("{}", shell.ask("free"));
             eprintln!(
                 "{}; MemTotal {} KiB, {}",
                 said.trim(),

@@ -8,7 +8,7 @@ cd "$root"
 export BULKHEAD_GUEST_KERNEL=${BULKHEAD_GUEST_KERNEL:-$("$root/guest-kernel/build")}
 target=${CARGO_TARGET_DIR:-$root/target}
 export BULKHEAD_TEST_INIT=$target/vmm-test-init
-rustc --edition 2024 -O -C target-feature=+crt-static -C panic=abort \
+rustc --edition 2024 -O -C target-feature=+crt-static -C panic=abort -C strip=symbols \
     -o "$BULKHEAD_TEST_INIT" host/vmm/tests/guest/init.rs
 cargo build -q --release -p bulkhead-vmm
 export BULKHEAD_VMM=$target/release/bulkhead-vmm

@@ -195,6 +195,13 @@ fn obey(line: &str) -> std::io::Result<String> {
             let text = fs::read_to_string("/proc/meminfo")?;
             Ok(text.split_whitespace().nth(1).unwrap_or("0").to_owned())
         }
+        ["free"] => {
+            let text = fs::read_to_string("/proc/meminfo")?;
+            let wanted = ["MemFree", "Slab", "SUnreclaim", "Percpu"];
+            let lines = text.lines().filter(|line| wanted.iter().any(|name| line.starts_with(name)));
+            let words = lines.flat_map(str::split_whitespace);
+            Ok(words.collect::<Vec<_>>().join(" "))
+        }
         ["interrupts"] => Ok(fs::read_to_string("/proc/interrupts")?.replace('\n', "|")),
         ["uptime"] => Ok(fs::read_to_string("/proc/uptime")?.trim().to_owned()),
         ["clocksource"] => {

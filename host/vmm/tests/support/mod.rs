@@ -250,24 +250,46 @@ impl Vm {
         ))
     }
 
-    /// Bytes of memory that the VMM uses itself: resident, anonymous, not the guest's.
+    /// Resident memory in KiB: the VMM's own, and the guest's.
+    ///
+    /// Guest memory is what is left out of core dumps (`dd`) or mapped from the images.
     pub fn own_memory_kib(&self) -> (u64, u64) {
         let smaps = std::fs::read_to_string(format!("/proc/{}/smaps", self.child.id())).unwrap();
-        let (mut own, mut guest, mut size) = (0, 0, 0);
+        let (mut own, mut guest, mut size, mut image) = (0, 0, 0, false);
         for line in smaps.lines() {
-            let mut words = line.split_whitespace();
-            let value = |words: &mut std::str::SplitWhitespace<'_>| -> u64 {
-                words.next().and_then(|word| word.parse().ok()).unwrap_or(0)
-            };
-            match words.next() {
-                Some("Size:") => size = value(&mut words),
-                // Only guest memory is mapped in pieces of that size.
-                Some("Rss:") if size >= 7 * 1024 => guest += value(&mut words),
-                Some("Rss:") => own += value(&mut words),
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                ["Rss:", kib, _] => size = kib.parse::<u64>().unwrap(),
+                ["VmFlags:", ref flags @ ..] if image || flags.contains(&"dd") => guest += size,
+                ["VmFlags:", ..] => own += size,
+                [_, _, _, _, _, ref path @ ..] => {
+                    let path = path.first().copied().unwrap_or_default();
+                    image = path.ends_with("vmlinux") || path.ends_with(".cpio");
+                }
                 _ => {}
             }
         }
         (own, guest)
+    }
+
+    /// How often the guest was left, by kind; nothing where debugfs is not mounted.
+    pub fn exits(&self) -> String {
+        let prefix = format!("{}-", self.child.id());
+        let folders = std::fs::read_dir("/sys/kernel/debug/kvm")
+            .into_iter()
+            .flatten();
+        let Some(folder) = folders
+            .flatten()
+            .find(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+        else {
+            return String::new();
+        };
+        ["exits", "io_exits", "mmio_exits", "irq_injections"]
+            .map(|name| {
+                let text = std::fs::read_to_string(folder.path().join(name)).unwrap_or_default();
+                format!("{name} {}", text.trim())
+            })
+            .join(", ")
     }
 
     /// Waits for the end and answers its reason and what was printed.
@@ -281,8 +303,14 @@ impl Vm {
 impl Drop for Vm {
     fn drop(&mut self) {
         if std::thread::panicking() && self.child.try_wait().is_ok_and(|end| end.is_none()) {
-            wire::send(&self.control, &Request::Console { max_bytes: 8000 }, &[]).unwrap();
-            if let Ok(Some((Reply::Console { text }, _))) = wire::receive(&self.control) {
+            let control = self.another_control();
+            let _ = rustix::net::sockopt::set_socket_timeout(
+                &control,
+                rustix::net::sockopt::Timeout::Recv,
+                Some(Duration::from_secs(2)),
+            );
+            let _ = wire::send(&control, &Request::Console { max_bytes: 8000 }, &[]);
+            if let Ok(Some((Reply::Console { text }, _))) = wire::receive(&control) {
                 eprintln!("--- console ---\n{text}\n---");
             }
         }

@@ -97,7 +97,7 @@ pub struct Disk {
 enum Backing {
     Empty,
     Bound(Arc<Worker>, JoinHandle<()>),
-    Draining(JoinHandle<()>),
+    Draining(Arc<Worker>, JoinHandle<()>),
 }
 
 /// What a worker thread needs besides the disk.
@@ -106,6 +106,8 @@ struct Worker {
     file: File,
     stop: EventFd,
     stopping: AtomicBool,
+    /// The thread is through with the file.
+    ended: AtomicBool,
 }
 
 /// Whom to tell when a worker has ended.
@@ -161,12 +163,13 @@ impl Disk {
         match *backing {
             Backing::Empty => {}
             Backing::Bound(..) => return Err(BindError::NotEmpty),
-            Backing::Draining(_) => return Err(BindError::Draining),
+            Backing::Draining(..) => return Err(BindError::Draining),
         }
         let worker = Arc::new(Worker {
             file,
             stop: eventfd()?,
             stopping: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
         });
         events.mute(self.kick_fd())?;
         let (disk, thread_worker) = (Arc::clone(self), Arc::clone(&worker));
@@ -176,6 +179,7 @@ impl Disk {
             .stack_size(WORKER_STACK)
             .spawn(move || {
                 disk.work(&thread_worker);
+                thread_worker.ended.store(true, Ordering::SeqCst);
                 let _ = ended.write(1);
             })
             .map_err(Error::host("start a thread"))?;
@@ -193,7 +197,7 @@ impl Disk {
         match std::mem::replace(&mut *backing, Backing::Empty) {
             Backing::Empty => true,
             Backing::Bound(worker, thread) => {
-                *backing = Backing::Draining(thread);
+                *backing = Backing::Draining(Arc::clone(&worker), thread);
                 drop(backing);
                 self.notifier
                     .change_config(|| self.capacity.store(0, Ordering::SeqCst));
@@ -201,7 +205,7 @@ impl Disk {
                 let _ = worker.stop.write(1);
                 false
             }
-            draining @ Backing::Draining(_) => {
+            draining @ Backing::Draining(..) => {
                 *backing = draining;
                 false
             }
@@ -216,7 +220,7 @@ impl Disk {
         let mut backing = lock(&self.backing);
         match std::mem::replace(&mut *backing, Backing::Empty) {
             Backing::Empty => return Ok(true),
-            Backing::Draining(thread) if thread.is_finished() => {
+            Backing::Draining(worker, thread) if worker.ended.load(Ordering::SeqCst) => {
                 // A worker that panicked has ended the process.
                 let _ = thread.join();
             }
