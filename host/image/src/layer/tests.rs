@@ -413,6 +413,27 @@ fn a_directory_listed_again_has_new_attributes() {
 }
 
 #[test]
+fn directories_that_no_layer_lists_are_plain() {
+    if !is_root() {
+        return skip("unpacking needs root");
+    }
+    let shared = Item {
+        path: "s",
+        kind: b'5',
+        mode: 0o2775,
+        owner: (5, 6),
+        ..Item::default()
+    };
+    let layer = Tarball::default().item(&shared).file("s/a/b/f", b"");
+    let root = tree(&[layer.end()]);
+    for path in ["s/a", "s/a/b"] {
+        let stat = std::fs::metadata(root.path().join(path)).unwrap();
+        let got = (stat.mode() & 0o7777, stat.uid(), stat.gid(), stat.mtime());
+        assert_eq!(got, (0o755, 0, 0, 0), "{path}");
+    }
+}
+
+#[test]
 fn a_wrong_content_is_noticed_and_a_cancelled_one_stops() {
     if !is_root() {
         return skip("unpacking needs root");

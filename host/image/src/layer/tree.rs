@@ -6,7 +6,7 @@
 //! the kernel has resolved stays valid until the next change by us.
 
 use super::{LayerError, LayerResult, invalid};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -96,7 +96,7 @@ impl Tree {
             place = match self.find(so_far)? {
                 Some(next) => next,
                 None => {
-                    rustix::fs::mkdirat(&place.fd, name, Mode::from_raw_mode(0o755))
+                    make_plain_directory(&place.fd, name)
                         .map_err(|error| path_error(so_far, error))?;
                     let next = self.place_of(so_far)?;
                     made(&next.path);
@@ -185,6 +185,15 @@ impl Tree {
             }
         }
     }
+}
+
+/// Makes a directory of root with mode 0755, whatever our umask and the parent's set-group-ID say.
+fn make_plain_directory(parent: &OwnedFd, name: &OsStr) -> rustix::io::Result<()> {
+    let mode = Mode::from_raw_mode(0o755);
+    rustix::fs::mkdirat(parent, name, mode)?;
+    let no_follow = AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::chownat(parent, name, Some(Uid::ROOT), Some(Gid::ROOT), no_follow)?;
+    rustix::fs::chmodat(parent, name, mode, AtFlags::empty())
 }
 
 fn proc_path(fd: &OwnedFd) -> String {

@@ -20,6 +20,8 @@ const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Other names that begin so are AUFS bookkeeping.
 const AUFS: &[u8] = b".wh..wh.";
+/// Every file system keeps so many bytes of attributes.
+const ROOMY_XATTRS: usize = 2048;
 const COPY_BUFFER: usize = 256 << 10;
 /// Directories that a layer uses but does not list get this time, so that the same layers always
 /// make the same file system.
@@ -254,6 +256,13 @@ impl<'a> Unpacker<'a> {
         };
         set().map_err(|error| {
             let path = entry.path.escape_ascii();
+            let attributes: usize = entry.xattrs.iter().map(|(_, value)| value.len()).sum();
+            // ext4 says so too when there is no room for attributes in one inode's block.
+            if error == Errno::NOSPC && attributes > ROOMY_XATTRS {
+                return LayerError::Invalid(format!(
+                    "{path} has more extended attributes than the store's file system can keep"
+                ));
+            }
             io_error(
                 &format!("setting owner, mode, attributes or time of {path}"),
                 error,

@@ -12,7 +12,7 @@ const ROOT: &str = "BULKHEAD_TEST_IMAGE_ROOT";
 const NAME: &str = "BULKHEAD_TEST_IMAGE_NAME";
 /// The child's line when it begins from the start.
 const READY: &str = "ready";
-const ROUNDS: u32 = 30;
+const ROUNDS: u32 = 20;
 
 /// Pulls and removes images until it is killed. Runs only as a child of the test below.
 #[test]
