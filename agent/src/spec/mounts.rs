@@ -72,7 +72,11 @@ pub(super) fn convert(mount: &runtime::Mount) -> Result<Mount> {
 
 /// mount_setattr(2) wants the whole access-time field cleared whenever a mode is set.
 fn whole_atime(set: u64, clear: u64) -> u64 {
-    if (set | clear) & attr::ATIME == 0 { clear } else { clear | attr::ATIME }
+    if (set | clear) & attr::ATIME == 0 {
+        clear
+    } else {
+        clear | attr::ATIME
+    }
 }
 
 #[derive(Default)]
