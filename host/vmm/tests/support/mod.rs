@@ -1,6 +1,7 @@
 //! Plays the daemon: starts `bulkhead-vmm` with descriptors only, talks to it, and reports its end.
 
 #![allow(
+    unreachable_pub,
     dead_code,
     clippy::unwrap_used,
     clippy::expect_used,
