@@ -40,12 +40,16 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// One vCPU, 128 MiB, two slots of each kind, and the images that the environment names.
+    /// `BULKHEAD_EXTRA_CMDLINE` adds to the kernel's command line. One vCPU, 128 MiB, two slots of each kind, and the images that the environment names.
     pub fn new(images: &Images) -> Self {
         Self {
             vcpus: 1,
             memory_mib: 128,
-            cmdline: bulkhead_vmm_api::GUEST_CMDLINE.to_owned(),
+            cmdline: format!(
+                "{} {}",
+                bulkhead_vmm_api::GUEST_CMDLINE,
+                std::env::var("BULKHEAD_EXTRA_CMDLINE").unwrap_or_default()
+            ),
             read_only_slots: 2,
             read_write_slots: 2,
             kernel: images.kernel.clone(),
@@ -381,7 +385,8 @@ pub fn spawn_raw(json: &[u8], fds: Vec<OwnedFd>) -> Child {
         });
     }
     let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(json).unwrap();
+    // A VMM that has heard enough does not read on.
+    let _ = child.stdin.take().unwrap().write_all(json);
     child
 }
 
