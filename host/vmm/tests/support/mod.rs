@@ -36,7 +36,7 @@ pub struct Shape {
     pub read_write_slots: u8,
     pub kernel: PathBuf,
     pub initrd: PathBuf,
-    pub feed_first: bool,
+    pub network: bool,
 }
 
 impl Shape {
@@ -54,7 +54,7 @@ impl Shape {
             read_write_slots: 2,
             kernel: images.kernel.clone(),
             initrd: images.initrd.clone(),
-            feed_first: true,
+            network: false,
         }
     }
 }
@@ -129,9 +129,7 @@ impl Vm {
         let vsock_listener = listener(&vsock, SocketType::STREAM);
         let control = client(&control_path);
         let feed = client(&control_path);
-        if shape.feed_first {
-            wire::send(&feed, &Request::AcceptGuestConnections, &[]).unwrap();
-        }
+        wire::send(&feed, &Request::AcceptGuestConnections, &[]).unwrap();
         let kvm = File::options()
             .read(true)
             .write(true)
@@ -152,7 +150,7 @@ impl Vm {
                 vsock_fd: fds[4],
                 read_only_slots: shape.read_only_slots,
                 read_write_slots: shape.read_write_slots,
-                network: false,
+                network: shape.network,
             },
             vec![
                 kvm.into(),
@@ -323,6 +321,23 @@ impl Drop for Vm {
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+/// A new tap device as the daemon makes it.
+pub fn tap(name: &str) -> File {
+    let tap = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")
+        .unwrap();
+    let mut request = [0_u8; 40];
+    request[..name.len()].copy_from_slice(name.as_bytes());
+    // IFF_TAP, IFF_NO_PI, IFF_VNET_HDR.
+    request[16..18].copy_from_slice(&0x5002_u16.to_le_bytes());
+    // SAFETY: TUNSETIFF on a `struct ifreq` of 40 bytes.
+    let result = unsafe { libc::ioctl(tap.as_raw_fd(), 0x4004_54ca, request.as_mut_ptr()) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    tap
 }
 
 /// Commands for the test's init.
