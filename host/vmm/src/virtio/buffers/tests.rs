@@ -7,8 +7,8 @@ use std::os::fd::AsFd;
 
 #[test]
 fn malformed_chains_are_refused() {
-    type Setup = fn(&mut Ring);
-    let cases: [(&str, Setup, fn(&ChainError) -> bool); 14] = [
+    type Case = (&'static str, fn(&mut Ring), fn(&ChainError) -> bool);
+    let cases: [Case; 14] = [
         (
             "loop of one",
             |r| r.descriptor(0, 0x1000, 8, NEXT, 0),

@@ -7,7 +7,8 @@ fn impossible_layouts_are_refused() {
     let ram = ram();
     let good = Ring::new(&ram, 0x1_0000, 16).layout;
     assert!(Queue::new(&good, &ram, true).is_ok());
-    let cases: [(&str, fn(&mut QueueLayout)); 11] = [
+    type Case = (&'static str, fn(&mut QueueLayout));
+    let cases: [Case; 11] = [
         ("not ready", |l| l.ready = false),
         ("size 0", |l| l.size = 0),
         ("size 3", |l| l.size = 3),
