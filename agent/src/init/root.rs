@@ -8,6 +8,9 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+/// The most links that are followed to make something.
+const MAX_LINKS: u32 = 16;
+
 /// The root of a container, seen from outside or from inside.
 #[derive(Debug)]
 pub struct Root(OwnedFd);
@@ -43,8 +46,13 @@ impl Root {
         }
     }
 
-    /// A directory inside the root, made with its parents when it is not there.
+    /// A directory inside the root, made with its parents when it is not there. A link of the image
+    /// that leads to nothing is followed, inside the root, to make what it leads to.
     pub fn directory(&self, path: &str, mode: u32) -> Result<OwnedFd, Failure> {
+        self.make_directory(path, mode, MAX_LINKS)
+    }
+
+    fn make_directory(&self, path: &str, mode: u32, links: u32) -> Result<OwnedFd, Failure> {
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         if let Ok(fd) = self.open(path, flags) {
             return Ok(fd);
@@ -53,13 +61,19 @@ impl Root {
         let mut here = self.open("/", flags).doing(&what)?;
         let mut so_far = String::new();
         for name in components(path) {
+            let parent = so_far.clone();
             so_far.push('/');
             so_far.push_str(name);
             here = match self.open(&so_far, flags) {
                 Err(Errno::NOENT) => {
-                    match rustix::fs::mkdirat(&here, name, Mode::from_raw_mode(mode)) {
-                        Ok(()) | Err(Errno::EXIST) => {}
-                        Err(error) => return Err(error).doing(&what),
+                    if let Some(target) = link_target(&here, &parent, name) {
+                        let links = links.checked_sub(1).ok_or(Errno::LOOP).doing(&what)?;
+                        self.make_directory(&target, mode, links)?;
+                    } else {
+                        match rustix::fs::mkdirat(&here, name, Mode::from_raw_mode(mode)) {
+                            Ok(()) | Err(Errno::EXIST) => {}
+                            Err(error) => return Err(error).doing(&what),
+                        }
                     }
                     self.open(&so_far, flags).doing(&what)?
                 }
@@ -69,14 +83,24 @@ impl Root {
         Ok(here)
     }
 
-    /// Something that is no directory inside the root; an empty file is made when nothing is there.
+    /// Something that is no directory inside the root; an empty file is made when nothing is there,
+    /// where a link leads to if it is a link.
     pub fn file(&self, path: &str) -> Result<OwnedFd, Failure> {
+        self.make_file(path, MAX_LINKS)
+    }
+
+    fn make_file(&self, path: &str, links: u32) -> Result<OwnedFd, Failure> {
         match self.open(path, OFlags::PATH) {
             Err(Errno::NOENT) => {}
             result => return result.doing(&format!("open {path} in the container")),
         }
         let what = format!("make the file {path} in the container");
         let (parent, name) = self.parent(path)?;
+        let above = path.trim_end_matches('/').strip_suffix(name).unwrap_or("/");
+        if let Some(target) = link_target(&parent, above, name) {
+            let links = links.checked_sub(1).ok_or(Errno::LOOP).doing(&what)?;
+            return self.make_file(&target, links);
+        }
         let flags =
             OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644)) {
@@ -104,6 +128,16 @@ impl AsFd for Root {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// Where a link leads, as a path from the root. The kernel keeps it inside when it is opened.
+fn link_target(directory: &OwnedFd, above: &str, name: &str) -> Option<String> {
+    let target = rustix::fs::readlinkat(directory, name, Vec::new()).ok()?;
+    let target = target.into_string().ok()?;
+    Some(match target.starts_with('/') {
+        true => target,
+        false => format!("{above}/{target}"),
+    })
 }
 
 fn components(path: &str) -> impl Iterator<Item = &str> {

@@ -63,11 +63,20 @@ pub(super) fn convert(mount: &runtime::Mount) -> Result<Mount> {
         target,
         what,
         set: options.set,
-        clear: options.clear,
+        clear: whole_atime(options.set, options.clear),
         set_recursive: options.set_recursive,
-        clear_recursive: options.clear_recursive,
+        clear_recursive: whole_atime(options.set_recursive, options.clear_recursive),
         propagation: options.propagation,
     })
+}
+
+/// mount_setattr(2) wants the whole access-time field cleared whenever a mode is set.
+fn whole_atime(set: u64, clear: u64) -> u64 {
+    if (set | clear) & attr::ATIME == 0 {
+        clear
+    } else {
+        clear | attr::ATIME
+    }
 }
 
 #[derive(Default)]

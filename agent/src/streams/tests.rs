@@ -187,3 +187,39 @@ async fn an_id_is_used_once() {
     drop(port);
     assert!(hub.claim(3).is_err());
 }
+
+/// Prints how fast the pump is; `--release --ignored --nocapture` to see something true.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn throughput() {
+    const BLOCKS: usize = 32 * 1024;
+    let (read, write) = pipe();
+    let pumped = start_output(read);
+    let (host, agent) = pair();
+    pumped.hub.connect(7, agent);
+    std::thread::spawn(move || {
+        let block = vec![0; 1 << 16];
+        for _ in 0..BLOCKS {
+            let mut sent = 0;
+            while sent < block.len() {
+                sent += rustix::io::write(&write, &block[sent..]).unwrap();
+            }
+        }
+    });
+    let reader = std::thread::spawn(move || {
+        let mut chunk = vec![0; 1 << 18];
+        let begin = std::time::Instant::now();
+        let flags = rustix::event::PollFlags::IN;
+        loop {
+            rustix::event::poll(&mut [rustix::event::PollFd::new(&host, flags)], None).unwrap();
+            if rustix::io::read(&host, &mut chunk).unwrap() == 0 {
+                return begin.elapsed();
+            }
+        }
+    });
+    let total = pumped.total.await.unwrap();
+    let time = tokio::task::spawn_blocking(|| reader.join().unwrap())
+        .await
+        .unwrap();
+    println!("{} MB/s", total as f64 / 1e6 / time.as_secs_f64());
+}

@@ -136,6 +136,16 @@ unsafe fn become_init(
     args: &[*const libc::c_char],
     env: &[*const libc::c_char],
 ) -> ! {
+    // The child gets the descriptors of the plan and no others, whatever the agent was born with.
+    // SAFETY: plain numbers.
+    unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
     for &(from, to) in plan {
         // SAFETY: plain numbers. The copy is not close-on-exec.
         if unsafe { libc::dup2(from, to) } < 0 {

@@ -1,10 +1,12 @@
 //! `bulkhead-vmm`: reads a [`VmmConfig`] from its standard input and is the VM until it ends.
 //!
-//! The exit status is an [`ExitReason`]; standard error gets one sentence.
+//! The exit status is an [`ExitReason`]; standard error gets one sentence, and
+//! the end of the console when the guest has failed.
 
 use bulkhead_vmm::config::Resources;
 use bulkhead_vmm::control::Control;
 use bulkhead_vmm::error::chain;
+use bulkhead_vmm::machine::Machine;
 use bulkhead_vmm::verdict::{End, Verdict};
 use bulkhead_vmm::{Error, machine, vcpu};
 use bulkhead_vmm_api::{ExitReason, VmmConfig};
@@ -13,6 +15,8 @@ use std::sync::Arc;
 
 /// The longest configuration: it is mostly the command line.
 const MAX_CONFIG: u64 = 64 * 1024;
+/// How much of the console is printed when the guest has failed, in bytes.
+const MAX_LAST_WORDS: usize = 3072;
 
 fn main() {
     let main_ns = vcpu::monotonic_ns();
@@ -38,7 +42,34 @@ fn run(main_ns: u64) -> Result<End, Error> {
     }
     vcpu::start(&machine, built.vcpus)?;
     machine::serve_devices(&machine)?;
-    control.serve()
+    let mut end = control.serve()?;
+    if end.reason.is_guests_fault() {
+        end.sentence = format!(
+            "{} Its console ends:\n{}",
+            end.sentence,
+            last_words(&machine)
+        );
+    }
+    Ok(end)
+}
+
+/// The end of the console, for whoever cannot ask for it any more. What a guest prints is not
+/// trusted to be text.
+fn last_words(machine: &Machine) -> String {
+    let bytes = machine.serial.newest(MAX_LAST_WORDS);
+    let text = String::from_utf8_lossy(&bytes);
+    let printable = |letter: char| {
+        if letter == '\n' || !letter.is_control() {
+            letter
+        } else {
+            ' '
+        }
+    };
+    text.chars()
+        .map(printable)
+        .collect::<String>()
+        .trim()
+        .to_owned()
 }
 
 fn read_config() -> Result<VmmConfig, Error> {

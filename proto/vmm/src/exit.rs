@@ -45,6 +45,12 @@ impl ExitReason {
         self as u8
     }
 
+    /// Whether the guest ended in a way that its console may explain.
+    #[must_use]
+    pub fn is_guests_fault(self) -> bool {
+        matches!(self, Self::GuestReset | Self::GuestPanic | Self::TripleFault | Self::KvmError)
+    }
+
     /// The reason behind an exit status, if it is one of ours.
     #[must_use]
     pub fn from_status(status: i32) -> Option<Self> {

@@ -26,10 +26,24 @@ fn links_of_the_image_stay_inside_the_root() {
     assert!(base.join("root/etc/sub/dir").is_dir());
     root.file("/conf/file").unwrap();
     assert!(base.join("root/etc/file").is_file());
-    // A link that leads to nothing is not followed to make something.
-    assert!(root.directory("/up/made", 0o755).is_err());
-    assert!(root.file("/abs/made").is_err());
-    assert!(!base.join("outside/made").exists());
+}
+
+#[test]
+fn a_link_that_leads_to_nothing_is_followed_inside_the_root() {
+    let (base, root) = place("dangling");
+    symlink("../../../outside/new", base.join("root/up")).unwrap();
+    symlink("/run/resolve/stub.conf", base.join("root/etc/resolv.conf")).unwrap();
+    symlink("../lib/x", base.join("root/etc/rel")).unwrap();
+    symlink("loop", base.join("root/loop")).unwrap();
+    root.directory("/up/made", 0o755).unwrap();
+    assert!(base.join("root/outside/new/made").is_dir());
+    assert!(!base.join("outside/new").exists());
+    root.file("/etc/resolv.conf").unwrap();
+    assert!(base.join("root/run/resolve/stub.conf").is_file());
+    root.file("/etc/rel").unwrap();
+    assert!(base.join("root/lib/x").is_file());
+    assert!(root.file("/loop").is_err());
+    assert!(root.directory("/loop/x", 0o755).is_err());
 }
 
 #[test]
