@@ -198,8 +198,12 @@ impl Control {
                 }
             }
             Request::BindTap => {
-                one(fds)?;
-                Err(error("The machine has no network interface"))
+                let tap = one(fds)?;
+                let net = self.machine.net.as_ref();
+                let net = net.ok_or_else(|| error("The machine has no network interface"))?;
+                net.bind(tap, &self.machine.events)
+                    .map_err(|error| refusal(&error))?;
+                done
             }
             Request::Status => Ok(Answer::Now(Reply::Status(self.status()))),
             Request::Console { max_bytes } => Ok(Answer::Now(self.console(max_bytes))),
@@ -227,6 +231,9 @@ impl Control {
             machine.vsock.counters().named("vsock"),
             machine.rng.counters().named("rng"),
         ];
+        if let Some(net) = &machine.net {
+            devices.push(net.counters().named("net"));
+        }
         for at in &machine.disks {
             devices.push(at.disk.counters().named(&at.disk.slot().serial()));
         }

@@ -57,12 +57,25 @@ impl Events {
     /// # Errors
     /// [`Error::Host`].
     pub fn add(&self, fd: BorrowedFd<'_>, handler: Arc<dyn Handler>) -> Result<Source, Error> {
-        let mut handlers = lock(&self.handlers);
-        let source = Source(handlers.len() as u64);
-        handlers.push(handler);
-        drop(handlers);
+        let source = self.push(handler);
         self.unmute(source, fd)?;
         Ok(source)
+    }
+
+    /// Adds a source whose handler is called when something new has arrived, not as long as there is
+    /// something.
+    ///
+    /// # Errors
+    /// [`Error::Host`].
+    pub fn add_edge(&self, fd: BorrowedFd<'_>, handler: Arc<dyn Handler>) -> Result<(), Error> {
+        let source = self.push(handler);
+        self.watch(source, fd, epoll::EventFlags::IN | epoll::EventFlags::ET)
+    }
+
+    fn push(&self, handler: Arc<dyn Handler>) -> Source {
+        let mut handlers = lock(&self.handlers);
+        handlers.push(handler);
+        Source(handlers.len() as u64 - 1)
     }
 
     /// Stops to watch a source.
@@ -78,9 +91,17 @@ impl Events {
     /// # Errors
     /// [`Error::Host`].
     pub fn unmute(&self, source: Source, fd: BorrowedFd<'_>) -> Result<(), Error> {
+        self.watch(source, fd, epoll::EventFlags::IN)
+    }
+
+    fn watch(
+        &self,
+        source: Source,
+        fd: BorrowedFd<'_>,
+        flags: epoll::EventFlags,
+    ) -> Result<(), Error> {
         let data = epoll::EventData::new_u64(source.0);
-        epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN)
-            .map_err(Error::host("watch a descriptor"))
+        epoll::add(&self.epoll, fd, data, flags).map_err(Error::host("watch a descriptor"))
     }
 
     /// Waits once and serves what is ready.

@@ -44,11 +44,10 @@ fn run(main_ns: u64) -> Result<End, Error> {
     machine::serve_devices(&machine)?;
     let mut end = control.serve()?;
     if end.reason.is_guests_fault() {
-        end.sentence = format!(
-            "{} Its console ends:\n{}",
-            end.sentence,
-            last_words(&machine)
-        );
+        let words = last_words(&machine);
+        if !words.is_empty() {
+            end.sentence = format!("{} Its console ends:\n{words}", end.sentence);
+        }
     }
     Ok(end)
 }

@@ -48,7 +48,10 @@ impl ExitReason {
     /// Whether the guest ended in a way that its console may explain.
     #[must_use]
     pub fn is_guests_fault(self) -> bool {
-        matches!(self, Self::GuestReset | Self::GuestPanic | Self::TripleFault | Self::KvmError)
+        matches!(
+            self,
+            Self::GuestReset | Self::GuestPanic | Self::TripleFault | Self::KvmError
+        )
     }
 
     /// The reason behind an exit status, if it is one of ours.

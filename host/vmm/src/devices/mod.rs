@@ -2,6 +2,7 @@
 
 pub mod blk;
 pub mod counters;
+pub mod net;
 pub mod rng;
 pub mod serial;
 pub mod vsock;

@@ -118,3 +118,6 @@ impl Device for Rng {
         &self.kick
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -120,3 +120,6 @@ impl Serial {
         &self.counters
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ pub mod platform;
 mod slots;
 
 use crate::config::Resources;
+use crate::devices::net::Net;
 use crate::devices::rng::Rng;
 use crate::devices::serial::Serial;
 use crate::devices::vsock::Vsock;
@@ -43,6 +44,8 @@ pub struct Machine {
     pub vsock: Arc<Vsock>,
     /// The entropy device.
     pub rng: Arc<Rng>,
+    /// The network interface, if there is one.
+    pub net: Option<Arc<Net>>,
     /// What the device thread waits for.
     pub events: Arc<Events>,
     /// How the VM ended.
@@ -99,6 +102,13 @@ pub fn build(resources: Resources, verdict: Arc<Verdict>) -> Result<Built, Error
     events.add(vsock.sockets(), Arc::new(move || device.serve()))?;
     let rng = slots.add(Rng::new)?;
     slots.serve(&rng, Rng::serve)?;
+    let net = match resources.network {
+        true => Some(slots.add(Net::new)?),
+        false => None,
+    };
+    if let Some(net) = &net {
+        slots.serve(net, Net::serve)?;
+    }
     let disks = slots.disks(resources.read_only_slots, resources.read_write_slots)?;
     let windows = slots.finish();
     acpi::write(&ram, resources.vcpus, windows.len())?;
@@ -111,6 +121,7 @@ pub fn build(resources: Resources, verdict: Arc<Verdict>) -> Result<Built, Error
         disks,
         vsock,
         rng,
+        net,
         events,
         verdict,
         started_ns: AtomicU64::new(0),

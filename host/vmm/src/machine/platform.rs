@@ -80,10 +80,8 @@ impl Platform {
         };
         let byte = value as u8;
         match port {
-            SERIAL_PORT..=0x3ff => {
-                if data.len() == 1 {
-                    self.serial.write((port - SERIAL_PORT) as u8, byte);
-                }
+            SERIAL_PORT..=0x3ff if data.len() == 1 => {
+                self.serial.write((port - SERIAL_PORT) as u8, byte);
             }
             I8042_COMMAND if byte == I8042_RESET => self.reset("the keyboard controller"),
             RESET_PORT if byte == RESET_VALUE => self.reset("the ACPI reset register"),

@@ -32,6 +32,7 @@ unsafe extern "C" {
     fn accept(fd: i32, address: *mut Address, length: *mut u32) -> i32;
     fn connect(fd: i32, address: *const Address, length: u32) -> i32;
     fn shutdown(fd: i32, how: i32) -> i32;
+    fn ioctl(fd: i32, request: u64, argument: *mut u8) -> i32;
     fn reboot(command: i32) -> i32;
     fn mount(from: *const i8, to: *const i8, kind: *const i8, flags: u64, data: *const i8) -> i32;
 }
@@ -172,6 +173,44 @@ fn fill(serial: &str, byte: u8) -> std::io::Result<String> {
     Ok("ok".to_owned())
 }
 
+/// Gives eth0 an address (network 255.255.255.0) and brings it up.
+fn configure(last: u8) -> std::io::Result<String> {
+    const SET_FLAGS: u64 = 0x8914;
+    const SET_ADDRESS: u64 = 0x8916;
+    const SET_MASK: u64 = 0x891c;
+    // SAFETY: requests on a `struct ifreq` of 40 bytes.
+    unsafe {
+        let fd = socket(2, 2, 0);
+        let call = |request: u64, content: &[u8]| {
+            let mut ifreq = [0_u8; 40];
+            ifreq[..4].copy_from_slice(b"eth0");
+            ifreq[16..16 + content.len()].copy_from_slice(content);
+            match ioctl(fd, request, ifreq.as_mut_ptr()) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        };
+        call(SET_ADDRESS, &[2, 0, 0, 0, 10, 99, 0, last])?;
+        call(SET_MASK, &[2, 0, 0, 0, 255, 255, 255, 0])?;
+        call(SET_FLAGS, &[0x41, 0])?;
+    }
+    Ok("ok".to_owned())
+}
+
+/// Sends bytes over TCP, half-closes, and answers the hash of what comes back.
+fn tcp(to: &str, count: usize) -> std::io::Result<String> {
+    let mut stream = std::net::TcpStream::connect(to)?;
+    let mut sender = stream.try_clone()?;
+    let thread = std::thread::spawn(move || {
+        let _ = sender.write_all(&vec![b'y'; count]);
+        let _ = sender.shutdown(std::net::Shutdown::Write);
+    });
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
+    let _ = thread.join();
+    Ok(format!("{} {:x}", bytes.len(), hash(&bytes, 0xcbf2_9ce4_8422_2325)))
+}
+
 fn obey(line: &str) -> std::io::Result<String> {
     let words: Vec<&str> = line.split_whitespace().collect();
     match words[..] {
@@ -226,6 +265,9 @@ fn obey(line: &str) -> std::io::Result<String> {
             println!("{text}");
             Ok("ok".to_owned())
         }
+        ["carrier"] => Ok(fs::read_to_string("/sys/class/net/eth0/carrier")?.trim().to_owned()),
+        ["configure", last] => configure(last.parse().unwrap_or(0)),
+        ["tcp", to, count] => tcp(to, count.parse().unwrap_or(0)),
         ["dial", port, text] => {
             let mut stream = dial(port.parse().unwrap_or(0))?;
             stream.write_all(text.as_bytes())?;

@@ -1,6 +1,7 @@
 //! Plays the daemon: starts `bulkhead-vmm` with descriptors only, talks to it, and reports its end.
 
 #![allow(
+    unreachable_pub,
     dead_code,
     clippy::unwrap_used,
     clippy::expect_used,
@@ -35,21 +36,25 @@ pub struct Shape {
     pub read_write_slots: u8,
     pub kernel: PathBuf,
     pub initrd: PathBuf,
-    pub feed_first: bool,
+    pub network: bool,
 }
 
 impl Shape {
-    /// One vCPU, 128 MiB, two slots of each kind, and the images that the environment names.
+    /// `BULKHEAD_EXTRA_CMDLINE` adds to the kernel's command line. One vCPU, 128 MiB, two slots of each kind, and the images that the environment names.
     pub fn new(images: &Images) -> Self {
         Self {
             vcpus: 1,
             memory_mib: 128,
-            cmdline: bulkhead_vmm_api::GUEST_CMDLINE.to_owned(),
+            cmdline: format!(
+                "{} {}",
+                bulkhead_vmm_api::GUEST_CMDLINE,
+                std::env::var("BULKHEAD_EXTRA_CMDLINE").unwrap_or_default()
+            ),
             read_only_slots: 2,
             read_write_slots: 2,
             kernel: images.kernel.clone(),
             initrd: images.initrd.clone(),
-            feed_first: true,
+            network: false,
         }
     }
 }
@@ -124,9 +129,7 @@ impl Vm {
         let vsock_listener = listener(&vsock, SocketType::STREAM);
         let control = client(&control_path);
         let feed = client(&control_path);
-        if shape.feed_first {
-            wire::send(&feed, &Request::AcceptGuestConnections, &[]).unwrap();
-        }
+        wire::send(&feed, &Request::AcceptGuestConnections, &[]).unwrap();
         let kvm = File::options()
             .read(true)
             .write(true)
@@ -147,7 +150,7 @@ impl Vm {
                 vsock_fd: fds[4],
                 read_only_slots: shape.read_only_slots,
                 read_write_slots: shape.read_write_slots,
-                network: false,
+                network: shape.network,
             },
             vec![
                 kvm.into(),
@@ -320,6 +323,23 @@ impl Drop for Vm {
     }
 }
 
+/// A new tap device as the daemon makes it.
+pub fn tap(name: &str) -> File {
+    let tap = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")
+        .unwrap();
+    let mut request = [0_u8; 40];
+    request[..name.len()].copy_from_slice(name.as_bytes());
+    // IFF_TAP, IFF_NO_PI, IFF_VNET_HDR.
+    request[16..18].copy_from_slice(&0x5002_u16.to_le_bytes());
+    // SAFETY: TUNSETIFF on a `struct ifreq` of 40 bytes.
+    let result = unsafe { libc::ioctl(tap.as_raw_fd(), 0x4004_54ca, request.as_mut_ptr()) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    tap
+}
+
 /// Commands for the test's init.
 pub struct Shell(BufReader<UnixStream>);
 
@@ -380,7 +400,8 @@ pub fn spawn_raw(json: &[u8], fds: Vec<OwnedFd>) -> Child {
         });
     }
     let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(json).unwrap();
+    // A VMM that has heard enough does not read on.
+    let _ = child.stdin.take().unwrap().write_all(json);
     child
 }
 

@@ -97,7 +97,7 @@ fn io_error(_: io::Error) -> Status {
 fn locate<'a>(target: &Target<'a>, sector: u64, length: u64) -> Result<(&'a File, u64), Status> {
     let file = target.file.ok_or(Status::IoError)?;
     let end = sector.checked_add(length.div_ceil(SECTOR));
-    let inside = length % SECTOR == 0 && end.is_some_and(|end| end <= target.sectors);
+    let inside = length.is_multiple_of(SECTOR) && end.is_some_and(|end| end <= target.sectors);
     if inside {
         Ok((file, sector * SECTOR))
     } else {

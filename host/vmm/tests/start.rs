@@ -1,0 +1,330 @@
+//! The VMM as a process, without Linux in it: configurations that it refuses, and payloads of a few
+//! instructions, which run wherever there is a `/dev/kvm` of any kind.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod support;
+
+use bulkhead_vmm_api::{DiskSlot, ExitReason, Reply, Request, VmmConfig};
+use rustix::net::SocketType;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use support::{Images, Shape, Vm, finish, listener, spawn, spawn_raw};
+
+/// `mov dx, port; mov al, value; out dx, al`.
+fn out_byte(port: u16, value: u8) -> Vec<u8> {
+    let [low, high] = port.to_le_bytes();
+    vec![0x66, 0xba, low, high, 0xb0, value, 0xee]
+}
+
+/// Writes SLP_EN and the sleep type of S5 to the PM1a control register.
+fn power_off() -> Vec<u8> {
+    vec![0x66, 0xba, 0x04, 0x06, 0x66, 0xb8, 0x00, 0x34, 0x66, 0xef]
+}
+
+fn halt() -> Vec<u8> {
+    vec![0xf4, 0xeb, 0xfd]
+}
+
+/// An ELF image with a PVH note and this code at 2 MiB.
+fn image(code: &[u8]) -> Vec<u8> {
+    const CODE: u64 = 0x200;
+    const NOTE: u64 = 0x100;
+    const ADDRESS: u64 = 0x20_0000;
+    let mut image = b"\x7fELF\x02\x01\x01".to_vec();
+    image.resize(16, 0);
+    image.extend(2_u16.to_le_bytes());
+    image.extend(62_u16.to_le_bytes());
+    image.extend(1_u32.to_le_bytes());
+    image.extend(ADDRESS.to_le_bytes());
+    image.extend(64_u64.to_le_bytes());
+    image.extend([0; 12]);
+    for half in [64_u16, 56, 2, 0, 0, 0] {
+        image.extend(half.to_le_bytes());
+    }
+    let mut header = |kind: u32, offset: u64, address: u64, size: u64| {
+        image.extend(kind.to_le_bytes());
+        image.extend(5_u32.to_le_bytes());
+        for field in [offset, address, address, size, size, 0] {
+            image.extend(field.to_le_bytes());
+        }
+    };
+    header(1, CODE, ADDRESS, code.len() as u64);
+    header(4, NOTE, 0, 20);
+    image.resize(NOTE as usize, 0);
+    for word in [4_u32, 4, 18] {
+        image.extend(word.to_le_bytes());
+    }
+    image.extend(b"Xen\0");
+    image.extend((ADDRESS as u32).to_le_bytes());
+    image.resize(CODE as usize, 0);
+    image.extend(code);
+    image
+}
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.0.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    fn shape(&self, code: &[u8]) -> Shape {
+        Shape::new(&Images {
+            kernel: self.file("kernel", &image(code)),
+            initrd: self.file("initrd", b""),
+        })
+    }
+}
+
+fn has_kvm() -> bool {
+    let present = Path::new("/dev/kvm").exists();
+    if !present {
+        eprintln!("skipped: there is no /dev/kvm");
+    }
+    present
+}
+
+#[test]
+fn payloads_end_as_they_say() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = Folder::new();
+    // `lidt [0x1000]`, an empty table in zeroed memory, and then no handler for anything.
+    let triple_fault = [0x0f, 0x01, 0x1d, 0x00, 0x10, 0x00, 0x00, 0x0f, 0x0b];
+    for (code, reason) in [
+        (power_off(), ExitReason::GuestPowerOff),
+        (out_byte(0x64, 0xfe), ExitReason::GuestReset),
+        (out_byte(0x608, 1), ExitReason::GuestReset),
+        (out_byte(0x505, 1), ExitReason::GuestPanic),
+        (triple_fault.to_vec(), ExitReason::TripleFault),
+    ] {
+        let vm = Vm::start(&folder.shape(&[code, halt()].concat()));
+        let (got, text) = vm.end();
+        assert_eq!(got, Some(reason), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.starts_with("bulkhead-vmm: "), "{text}");
+    }
+}
+
+#[test]
+fn the_control_socket_answers_while_the_guest_idles() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = Folder::new();
+    let mut shape = folder.shape(&[out_byte(0x3f8, b'h'), out_byte(0x3f8, b'i'), halt()].concat());
+    shape.vcpus = 2;
+    shape.memory_mib = 6 * 1024;
+    let mut vm = Vm::start(&shape);
+    let start = std::time::Instant::now();
+    while vm.console() != "hi" {
+        assert!(start.elapsed() < support::PATIENCE);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let status = vm.status();
+    assert!(status.main_ns > 0 && status.vcpus_started_ns > status.main_ns);
+    let names: Vec<&str> = status.devices.iter().map(|d| d.device.as_str()).collect();
+    assert_eq!(
+        names,
+        ["console", "vsock", "rng", "ro0", "ro1", "rw0", "rw1"]
+    );
+    let (own, _) = vm.own_memory_kib();
+    assert!(own < 8 * 1024, "{own} KiB");
+
+    // Requests that are refused change nothing, and the connection goes on.
+    let disk = folder.file("disk", &[0; 1024]);
+    let writable = File::options().read(true).write(true).open(&disk).unwrap();
+    let readable = File::open(&disk).unwrap();
+    let bind = |slot| Request::BindDisk { slot };
+    for (request, files) in [
+        (bind(DiskSlot::ReadOnly(0)), vec![&writable]),
+        (bind(DiskSlot::ReadOnly(0)), vec![]),
+        (bind(DiskSlot::ReadOnly(0)), vec![&readable, &readable]),
+        (bind(DiskSlot::ReadOnly(9)), vec![&readable]),
+        (bind(DiskSlot::ReadWrite(0)), vec![&readable]),
+        (Request::BindTap, vec![&readable]),
+    ] {
+        let reply = vm.ask(&request, &files);
+        assert!(
+            matches!(reply, Reply::Error { .. }),
+            "{request:?}: {reply:?}"
+        );
+    }
+    assert_eq!(
+        vm.ask(&bind(DiskSlot::ReadOnly(0)), &[&readable]),
+        Reply::Done
+    );
+    let slot = DiskSlot::ReadOnly(0);
+    assert_eq!(vm.ask(&Request::UnbindDisk { slot }, &[]), Reply::Done);
+
+    // Nonsense is answered too; another daemon may come.
+    let second = vm.another_control();
+    rustix::net::send(&second, b"{}", rustix::net::SendFlags::empty()).unwrap();
+    let reply = bulkhead_vmm_api::wire::receive::<Reply>(&second)
+        .unwrap()
+        .unwrap()
+        .0;
+    assert!(matches!(reply, Reply::Error { .. }), "{reply:?}");
+    drop(std::mem::replace(&mut vm.control, second));
+    // No guest listens.
+    assert!(vm.connect(1025).is_none());
+    assert_eq!(vm.ask(&Request::Kill, &[]), Reply::Done);
+    let (reason, text) = vm.end();
+    assert_eq!(reason, Some(ExitReason::Killed), "{text}");
+}
+
+type Change = fn(&mut VmmConfig);
+
+/// What a configuration needs, with an image that must never run.
+fn parts(folder: &Folder, kernel: &[u8], initrd: u64) -> Vec<OwnedFd> {
+    let kernel = folder.file("kernel", kernel);
+    let path = folder.file("initrd", b"");
+    File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(initrd)
+        .unwrap();
+    let _ = std::fs::remove_file(folder.0.path().join("c"));
+    let _ = std::fs::remove_file(folder.0.path().join("v"));
+    vec![
+        File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/kvm")
+            .unwrap()
+            .into(),
+        File::open(kernel).unwrap().into(),
+        File::open(path).unwrap().into(),
+        listener(&folder.0.path().join("c"), SocketType::SEQPACKET),
+        listener(&folder.0.path().join("v"), SocketType::STREAM),
+    ]
+}
+
+fn refused(folder: &Folder, kernel: &[u8], initrd: u64, change: Change, says: &str) {
+    let mut child = spawn(
+        |fds| {
+            let mut config = VmmConfig {
+                vcpus: 1,
+                memory_mib: 64,
+                cmdline: String::new(),
+                kvm_fd: fds[0],
+                kernel_fd: fds[1],
+                initrd_fd: fds[2],
+                control_fd: fds[3],
+                vsock_fd: fds[4],
+                read_only_slots: 1,
+                read_write_slots: 1,
+                network: false,
+            };
+            change(&mut config);
+            config
+        },
+        parts(folder, kernel, initrd),
+    );
+    let (reason, text) = finish(&mut child);
+    assert_eq!(reason, Some(ExitReason::StartFailed), "{says}: {text}");
+    assert!(text.contains(says), "{says}: {text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+}
+
+#[test]
+fn configurations_without_sense_are_refused_in_one_sentence() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = Folder::new();
+    let kernel = image(&halt());
+    let cases: [(Change, &str); 16] = [
+        (|c| c.vcpus = 0, "0 vCPUs"),
+        (|c| c.vcpus = 33, "33 vCPUs"),
+        (|c| c.memory_mib = 63, "63 MiB"),
+        (|c| c.memory_mib = u64::MAX, "MiB of memory"),
+        (|c| c.read_only_slots = 64, "65 disk slots"),
+        (|c| c.cmdline = "x".repeat(2048), "command line"),
+        (|c| c.cmdline = "a\0b".to_owned(), "command line"),
+        (|c| c.kvm_fd = 99, "kvm_fd"),
+        (|c| c.kvm_fd = -1, "kvm_fd"),
+        (|c| c.kernel_fd = 1, "kernel_fd"),
+        (|c| c.initrd_fd = c.kernel_fd, "initrd_fd"),
+        (|c| c.kvm_fd = 3000, "kvm_fd"),
+        (
+            |c| (c.kvm_fd, c.kernel_fd) = (c.kernel_fd, c.kvm_fd),
+            "kernel_fd",
+        ),
+        (
+            |c| (c.kvm_fd, c.control_fd) = (c.control_fd, c.kvm_fd),
+            "control_fd",
+        ),
+        (
+            |c| (c.vsock_fd, c.control_fd) = (c.control_fd, c.vsock_fd),
+            "control_fd",
+        ),
+        (
+            |c| (c.kvm_fd, c.initrd_fd) = (c.initrd_fd, c.kvm_fd),
+            "initrd_fd",
+        ),
+    ];
+    for (change, says) in cases {
+        refused(&folder, &kernel, 0, change, says);
+    }
+}
+
+#[test]
+fn images_without_sense_are_refused_in_one_sentence() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = Folder::new();
+    let good = image(&halt());
+    let changed = |at: usize, bytes: &[u8]| {
+        let mut image = good.clone();
+        image[at..at + bytes.len()].copy_from_slice(bytes);
+        image
+    };
+    let cases: [(Vec<u8>, &str); 12] = [
+        (b"#!/bin/sh\n".to_vec(), "too short"),
+        (vec![0; 4096], "not a 64-bit x86 ELF"),
+        (changed(4, &[1]), "not a 64-bit x86 ELF"),
+        (changed(18, &[183]), "not a 64-bit x86 ELF"),
+        (changed(32, &[0xff; 8]), "program headers"),
+        (changed(54, &[57]), "program headers"),
+        (changed(56, &[0, 1]), "program headers"),
+        // The segment: its address, its size in the file and in memory.
+        (changed(64 + 24, &0x1000_u64.to_le_bytes()), "segment"),
+        (changed(64 + 24, &[0xff; 8]), "segment"),
+        (changed(64 + 40, &(1_u64 << 40).to_le_bytes()), "memory"),
+        // No note, and an entry outside.
+        (changed(0x108, &[17]), "PVH"),
+        (changed(0x110, &[0, 0, 0, 1]), "entry"),
+    ];
+    for (kernel, says) in cases {
+        refused(&folder, &kernel, 0, |_| {}, says);
+    }
+    refused(&folder, &good, 63 << 20, |_| {}, "initramfs");
+    refused(&folder, &good, 1 << 40, |_| {}, "initramfs");
+}
+
+#[test]
+fn what_is_not_a_configuration_is_refused() {
+    for text in ["", "{", "[]", "{\"vcpus\": 1}", &"x".repeat(70_000)] {
+        let mut child = spawn_raw(text.as_bytes(), Vec::new());
+        let (reason, text) = finish(&mut child);
+        assert_eq!(reason, Some(ExitReason::StartFailed), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
+}
