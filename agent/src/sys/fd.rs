@@ -120,8 +120,8 @@ impl Fd {
 
     /// Waits until a connection under way is made.
     pub async fn connected(&self) -> io::Result<()> {
-        let mut guard = self.0.writable().await?;
-        guard.clear_ready();
+        // Readiness is kept for the first write: there is no second edge to wait for.
+        self.0.writable().await?.retain_ready();
         Ok(rustix::net::sockopt::socket_error(self.0.get_ref())??)
     }
 
