@@ -23,7 +23,7 @@ impl Deadline {
             return Self::NEVER;
         };
         let timeout = Duration::from_nanos(timeout);
-        let margin = (timeout / 20).min(Duration::from_millis(50));
+        let margin = (timeout / 10).min(Duration::from_millis(200));
         Self(Instant::now().checked_add(timeout.saturating_sub(margin)))
     }
 

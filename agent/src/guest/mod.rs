@@ -45,6 +45,7 @@ pub fn run() -> std::process::ExitCode {
 fn prepare() -> Result<()> {
     mounts::mount_all()?;
     log::start();
+    tracing::debug!("Mounted");
     use rustix::process::{DumpableBehavior, set_dumpable_behavior};
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .context(|| "Cannot hide from containers")?;
@@ -65,6 +66,7 @@ async fn serve(started_ns: u64) -> Result<()> {
     };
     let program = sys::spawn::own_program().context(|| "Cannot open the agent's own program")?;
     let engine = Engine::new(paths, program, Arc::new(backing))?;
+    tracing::debug!("The engine is there");
     let pod = Pod::new(
         run.join("pod"),
         "/proc/sys".into(),
@@ -84,11 +86,13 @@ async fn serve(started_ns: u64) -> Result<()> {
         .serve(control)
         .await
         .map_err(|error| crate::Error::Internal(format!("Cannot serve: {error}")))?;
+    tracing::debug!("Serving");
     tokio::spawn(async move {
         // A daemon that is not there finds this guest by itself when it comes back.
         if let Err(error) = announce::announce(started_ns).await {
             tracing::warn!("Nobody takes the announcement: {error}");
         }
+        tracing::debug!("Announced");
     });
     shutdown.notified().await;
     tokio::time::sleep(FAREWELL).await;

@@ -5,6 +5,7 @@
 
 mod exec;
 mod identity;
+mod image;
 mod isolation;
 mod lifecycle;
 mod limits;

@@ -1,5 +1,6 @@
 //! One engine for all tests, its clients, and containers of busybox.
 
+use crate::image::make_image;
 use async_trait::async_trait;
 use bulkhead_agent::deadline::Deadline;
 use bulkhead_agent::disk::Disks;
@@ -16,9 +17,7 @@ use bulkhead_agent_api::agent_ttrpc::AgentClient;
 use serde_json::{Value, json};
 use std::fs;
 use std::future::Future;
-use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -157,53 +156,6 @@ fn start() -> World {
         cgroup,
         runtime: receiver.recv().unwrap(),
     }
-}
-
-/// A root with busybox, its libraries and a few files to meet.
-fn make_image(root: &Path) {
-    for directory in [
-        "bin",
-        "etc",
-        "proc",
-        "sys",
-        "dev",
-        "tmp",
-        "srv/web",
-        "data/inside",
-    ] {
-        fs::create_dir_all(root.join(directory)).unwrap();
-    }
-    fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-    let ldd = Command::new("ldd").arg("/bin/busybox").output().unwrap();
-    for word in String::from_utf8(ldd.stdout).unwrap().split_whitespace() {
-        if word.starts_with('/') {
-            let target = root.join(word.trim_start_matches('/'));
-            fs::create_dir_all(target.parent().unwrap()).unwrap();
-            fs::copy(fs::canonicalize(word).unwrap(), target).unwrap();
-        }
-    }
-    let applets = Command::new("/bin/busybox").arg("--list").output().unwrap();
-    for applet in String::from_utf8(applets.stdout)
-        .unwrap()
-        .split_whitespace()
-    {
-        if applet != "busybox" {
-            symlink("busybox", root.join("bin").join(applet)).unwrap();
-        }
-    }
-    let passwd = "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv/web:/bin/sh\n";
-    fs::write(root.join("etc/passwd"), passwd).unwrap();
-    fs::write(
-        root.join("etc/group"),
-        "root:x:0:\nwww:x:34:\nlogs:x:50:web\n",
-    )
-    .unwrap();
-    fs::write(root.join("data/secret"), "secret\n").unwrap();
-    fs::write(root.join("data/not-executable"), "#!/bin/sh\n").unwrap();
-    fs::write(root.join("data/no-interpreter"), "#!/no/such/interpreter\n").unwrap();
-    let mode = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(root.join("data/no-interpreter"), mode).unwrap();
-    symlink("/../../../../../../../../dev/shm", root.join("escape")).unwrap();
 }
 
 /// One test's view of the engine.
