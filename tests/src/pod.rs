@@ -4,6 +4,7 @@ use crate::node::Node;
 use anyhow::{Context, Result};
 use bulkhead_cri::v1;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tonic::Status;
 
@@ -110,7 +111,9 @@ impl<'a> Pod<'a> {
     /// # Errors
     /// The daemon's, or the container does not end.
     pub async fn script(&self, image: &str, script: &str) -> Result<Ended> {
-        let name = format!("script-{}", script.len());
+        // Each has a log of its own, as each attempt of a kubelet's container has.
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("script-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let config = container(&name, image, &["/bin/sh", "-c", script]);
         let id = self.start(config).await?;
         let ended = wait(self.node, &id).await?;

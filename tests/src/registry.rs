@@ -66,7 +66,7 @@ impl Registry {
         let blobs = self
             .directory
             .path()
-            .join("docker/registry/v2/blobs/sha256");
+            .join("storage/docker/registry/v2/blobs/sha256");
         blobs
             .join(hex.get(..2).unwrap_or_default())
             .join(hex)

@@ -90,7 +90,7 @@ async fn the_demo_image_from_recipe_to_process() {
         (image.config.user.as_str(), user.config.user.as_str()),
         ("", "app:app")
     );
-    assert_eq!(image.config.entrypoint, ["/usr/local/bin/hello"]);
+    assert_eq!(image.config.cmd, ["/usr/local/bin/hello", "world"]);
     assert_eq!(image.config.working_dir, "/app");
     drop(registry);
 

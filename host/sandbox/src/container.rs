@@ -107,8 +107,7 @@ impl Container {
             .await
             .map_err(SandboxError::io(format!("open the log {}", path.display())))?;
         if ids.stdin != 0 {
-            let (_, write) = running.agent.stream(ids.stdin).await?.into_split();
-            self.io.set_stdin(write).await;
+            self.io.set_stdin(running.agent.stream(ids.stdin).await?).await;
         }
         let mut outputs = [None, None];
         for (output, id) in outputs.iter_mut().zip([ids.stdout, ids.stderr]) {

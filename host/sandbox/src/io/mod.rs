@@ -7,7 +7,7 @@ pub(crate) use pump::{Pump, collect};
 
 use std::sync::{Mutex, PoisonError};
 use tokio::io::AsyncWriteExt;
-use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 /// How many chunks a watcher may lag behind before it holds the container's output back.
@@ -34,7 +34,7 @@ pub struct OutputChunk {
 /// The streams of a container as the daemon holds them.
 #[derive(Default)]
 pub(crate) struct ContainerIo {
-    stdin: tokio::sync::Mutex<Option<OwnedWriteHalf>>,
+    stdin: tokio::sync::Mutex<Option<UnixStream>>,
     viewers: Mutex<Viewers>,
 }
 
@@ -45,7 +45,7 @@ struct Viewers {
 }
 
 impl ContainerIo {
-    pub(crate) async fn set_stdin(&self, stdin: OwnedWriteHalf) {
+    pub(crate) async fn set_stdin(&self, stdin: UnixStream) {
         *self.stdin.lock().await = Some(stdin);
     }
 
@@ -61,8 +61,11 @@ impl ContainerIo {
 
     /// Ends standard input.
     pub(crate) async fn close_stdin(&self) {
-        // Dropping the write half shuts that direction down; the container reads its end.
-        *self.stdin.lock().await = None;
+        if let Some(stream) = self.stdin.lock().await.as_mut() {
+            // Only this direction: the agent takes a connection that is closed as a whole for a
+            // daemon that is gone and waits for the next. It fails if the container has ended.
+            let _ = stream.shutdown().await;
+        }
     }
 
     /// Watches the output from now on. The receiver ends with the output.
