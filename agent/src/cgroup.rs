@@ -3,7 +3,7 @@
 use crate::error::Context;
 use crate::sys::fd::Fd;
 use crate::{Error, Result};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fs;
 use std::io;
@@ -104,6 +104,29 @@ impl Cgroup {
         self.directory.as_fd()
     }
 
+    /// Where a further process must be born if the container has made cgroups of its own and turned
+    /// controllers on for them: there may be no process beside them then, so it is the cgroup of the
+    /// container's first process. `None`: here.
+    pub fn delegated(&self, first_process: u32) -> io::Result<Option<OwnedFd>> {
+        let controllers = fs::read_to_string(self.path.join("cgroup.subtree_control"))?;
+        if controllers.trim().is_empty() {
+            return Ok(None);
+        }
+        let text = fs::read_to_string(format!("/proc/{first_process}/cgroup"))?;
+        let Some(below) = below(&text, &self.path) else {
+            return Ok(None);
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        Ok(Some(rustix::fs::openat2(
+            &self.directory,
+            below,
+            flags,
+            Mode::empty(),
+            beneath,
+        )?))
+    }
+
     /// Kills everything in it and below, at once.
     pub fn kill(&self) -> Result<()> {
         match fs::write(self.path.join("cgroup.kill"), "1") {
@@ -174,6 +197,16 @@ fn field(text: &str, name: &str) -> u64 {
         .find(|(key, _)| *key == name)
         .and_then(|(_, value)| value.trim().parse().ok())
         .unwrap_or(0)
+}
+
+/// The path of a process's cgroup (`/proc/PID/cgroup`) below the one at `path`, if it is below it.
+fn below<'a>(text: &'a str, path: &Path) -> Option<&'a str> {
+    let name = path.file_name()?.to_str()?;
+    let parent = path.parent()?.file_name()?.to_str()?;
+    let whole = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    whole
+        .strip_prefix(&format!("/{parent}/{name}/"))
+        .filter(|below| !below.is_empty())
 }
 
 /// Adds the processes of a cgroup and of those below it.

@@ -5,11 +5,11 @@
 //! until then. Children that nobody asked for (orphans of containers, when the agent is PID 1 or a
 //! subreaper) are reaped and forgotten.
 
+use crate::Result;
 use crate::error::Context;
 pub use crate::sys::process::Status;
 use crate::sys::process::{reap, wait_for_any};
 use crate::sys::spawn::{Spawn, Spawned};
-use crate::{Error, Result};
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
@@ -86,11 +86,4 @@ impl Shared {
             let _ = sender.send(status);
         }
     }
-}
-
-/// What an [`ExitReceiver`] says; the sender is only lost when the process was.
-pub async fn ended(receiver: &mut ExitReceiver) -> Result<Status> {
-    receiver
-        .await
-        .map_err(|_| Error::Internal("The end of the process was not seen".to_owned()))
 }

@@ -1,31 +1,26 @@
 //! One container's actor: see [`super`] for its states.
 //!
-//! Each process has a supervisor, a task that waits for the end of the control socket (the program
-//! runs, or why not), then for the end of the process, then for the last of its output, and tells
-//! the actor. Only the actor changes the snapshot and writes events.
+//! Each process has a [`Supervisor`] that tells the actor how it goes on. Only the actor changes the
+//! snapshot and writes events.
 
 use super::create::{self, Resources};
-use super::launch::{Answer, Control, Process, Waiting};
+use super::launch::{Control, Process, Waiting};
 use super::stdio::Pumps;
+use super::supervisor::{Supervisor, now_ns};
 use super::{CreateSpec, ExecSpec, Shared};
 use crate::cgroup::Cgroup;
 use crate::deadline::Deadline;
 use crate::error::Context;
 use crate::id::Id;
 use crate::init::plan::Failure;
-use crate::reaper::{ExitReceiver, Status};
+use crate::reaper::ExitReceiver;
 use crate::{Error, Result, sys};
 use bulkhead_agent_api::agent::{ContainerPhase, ContainerState, Exit};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-/// The exit code of a program that could not be run.
-const NOT_RUN: u32 = 128;
-/// How long the exit of a container waits for the rest of its processes to be gone.
-const REST_TIME: Duration = Duration::from_secs(10);
 /// How many ended execs are remembered, so that signalling them succeeds.
 const MAX_ENDED: usize = 1024;
 /// The most execs that may be in a container at a time.
@@ -295,10 +290,11 @@ impl Actor {
         self.execs
             .insert(spec.exec_id.clone(), Exec::Starting(reply));
         let (shared, cgroup) = (self.shared.clone(), self.cgroup.clone());
+        let init_pid = self.init.pid;
         let (container, commands) = (self.init.pidfd.clone(), self.commands.clone());
         tokio::spawn(async move {
             let oom_kills = cgroup.oom_kills();
-            let result = create::exec(&shared, &spec, &cgroup, &container).await;
+            let result = create::exec(&shared, &spec, &cgroup, &container, init_pid).await;
             // An actor that is gone has killed the cgroup.
             let _ = commands
                 .send(Command::ExecReady(spec.exec_id, result, oom_kills))
@@ -458,82 +454,6 @@ impl Actor {
     }
 }
 
-/// Sees a process to its end.
-struct Supervisor {
-    container_id: Id,
-    exec_id: Option<Id>,
-    cgroup: Arc<Cgroup>,
-    oom_kills: u64,
-    commands: mpsc::Sender<Command>,
-}
-
-impl Supervisor {
-    async fn run(self, control: Arc<Control>, mut exit: ExitReceiver, pumps: Pumps) {
-        let mut early = None;
-        let said = tokio::select! {
-            biased;
-            said = control.receive() => said,
-            // A process whose control socket somebody else holds open.
-            status = &mut exit => {
-                early = Some(status);
-                control.receive_now()
-            }
-        };
-        let failure = match said {
-            Ok(Answer::Failure(failure)) => Some(failure),
-            _ => None,
-        };
-        // An actor that is gone has removed the container.
-        let _ = self
-            .commands
-            .send(Command::Launched(self.exec_id.clone(), failure.clone()))
-            .await;
-        drop(control);
-        let status = match early {
-            Some(status) => status,
-            None => exit.await,
-        };
-        let finished_ns = now_ns();
-        if self.exec_id.is_none() {
-            // With a pid namespace of its own everything in it is dying already.
-            log(self.cgroup.kill());
-            if tokio::time::timeout(REST_TIME, self.cgroup.empty())
-                .await
-                .is_err()
-            {
-                tracing::warn!(
-                    "Container {} has processes that do not die",
-                    self.container_id
-                );
-            }
-        }
-        let ([stdout_bytes, stderr_bytes], deliveries) = pumps.finish().await;
-        let mut message = Exit::new();
-        message.container_id = self.container_id.to_string();
-        message.exec_id = self
-            .exec_id
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default();
-        (message.code, message.signal) = match status {
-            Ok(Status::Exited(code)) => (code.into(), 0),
-            Ok(Status::Signaled(signal)) => (128 + signal, signal),
-            Err(_) => (255, 0),
-        };
-        if let Some(failure) = failure {
-            (message.code, message.signal) = (NOT_RUN, 0);
-            message.error = failure.message;
-        }
-        message.oom_killed = self.cgroup.oom_kills() > self.oom_kills;
-        message.finished_ns = finished_ns;
-        (message.stdout_bytes, message.stderr_bytes) = (stdout_bytes, stderr_bytes);
-        let _ = self
-            .commands
-            .send(Command::Ended(self.exec_id, message, deliveries))
-            .await;
-    }
-}
-
 /// Gives everybody the same answer.
 fn answer(replies: impl IntoIterator<Item = Reply<()>>, result: &Result<()>) {
     for reply in replies {
@@ -542,17 +462,11 @@ fn answer(replies: impl IntoIterator<Item = Reply<()>>, result: &Result<()>) {
     }
 }
 
-fn log(result: Result<()>) {
+/// A failure that nobody waits for.
+pub(super) fn log(result: Result<()>) {
     if let Err(error) = result {
         tracing::warn!("{}", error.chain());
     }
-}
-
-fn now_ns() -> u64 {
-    let elapsed = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The snapshot, whatever happened to a thread that held it.

@@ -63,6 +63,7 @@ pub(super) async fn create(
     resources.directory = Some(directory);
     fs::create_dir_all(&container.work).context(what)?;
     make_upper(&container.image, &container.upper).context(what)?;
+    shared.prepare_cgroup().await?;
     let cgroup = Arc::new(Cgroup::create(
         &shared.paths.cgroup,
         id.as_str(),
@@ -101,6 +102,7 @@ pub(super) async fn exec(
     request: &ExecSpec,
     cgroup: &Cgroup,
     container: &OwnedFd,
+    init_pid: u32,
 ) -> Result<Waiting> {
     let mut process = spec::parse_process(&request.process)?;
     process.user_name = spec::user(&request.user)?;
@@ -110,10 +112,15 @@ pub(super) async fn exec(
         place: Place::Join,
         process,
     };
+    let inner = cgroup
+        .delegated(init_pid)
+        .context(|| "Cannot open the container's cgroup")?;
     let birth = Birth {
         namespaces: 0,
         pid_namespace: Some(container.as_fd()),
-        cgroup: cgroup.directory(),
+        cgroup: inner
+            .as_ref()
+            .map_or_else(|| cgroup.directory(), AsFd::as_fd),
         fds: vec![(container.as_fd(), fds::CONTAINER)],
         input_end: InputEnd::AnyClose,
     };

@@ -4,7 +4,7 @@ use super::Shared;
 use super::stdio::{Prepared, Pumps};
 use crate::error::Context;
 use crate::init::plan::{Failure, GO, MAX_ANSWER, Plan, READY, fds};
-use crate::reaper::{ExitReceiver, Status, ended};
+use crate::reaper::{ExitReceiver, Status};
 use crate::streams::pump::InputEnd;
 use crate::sys::fd::Fd;
 use crate::sys::spawn::Spawn;
@@ -82,14 +82,17 @@ pub(super) async fn launch(
     drop(all);
     drop((theirs, plan_file));
     let control = Control(Fd::new(ours).context(what)?);
-    let master = tokio::select! {
+    let (answer, early) = tokio::select! {
         biased;
-        answer = control.receive() => match answer {
-            Ok(Answer::Ready(master)) => master,
-            Ok(Answer::Failure(failure)) => return Err(failure.into()),
-            _ => return Err(died(ended(&mut exit).await)),
-        },
-        status = &mut exit => return Err(died(status.map_err(|_| Error::Internal(String::new())))),
+        answer = control.receive() => (answer, None),
+        // What it said before it ended may not have been noticed yet.
+        status = &mut exit => (control.receive_now(), Some(status)),
+    };
+    let master = match (answer, early) {
+        (Ok(Answer::Failure(failure)), _) => return Err(failure.into()),
+        (Ok(Answer::Ready(master)), None) => master,
+        (_, Some(status)) => return Err(died(status.ok())),
+        (_, None) => return Err(died(exit.await.ok())),
     };
     let master = if plan.process.terminal.is_some() {
         master
@@ -109,16 +112,13 @@ pub(super) async fn launch(
     })
 }
 
-fn died(status: Result<Status>) -> Error {
-    Error::Internal(match status {
-        Ok(Status::Signaled(signal)) => {
-            format!("The process was killed by signal {signal} while it was prepared")
-        }
-        Ok(Status::Exited(code)) => {
-            format!("The process ended with code {code} while it was prepared")
-        }
-        Err(_) => "The process ended while it was prepared".to_owned(),
-    })
+fn died(status: Option<Status>) -> Error {
+    let how = match status {
+        Some(Status::Signaled(signal)) => format!("was killed by signal {signal}"),
+        Some(Status::Exited(code)) => format!("ended with code {code}"),
+        None => "ended".to_owned(),
+    };
+    Error::Internal(format!("The process {how} while it was prepared"))
 }
 
 /// A memory file that nobody can change any more.
@@ -154,7 +154,7 @@ impl Control {
 
     /// The next answer.
     pub(super) async fn receive(&self) -> io::Result<Answer> {
-        self.0.readable(|fd| receive(fd)).await
+        self.0.readable(receive).await
     }
 
     /// The answer that is there now.

@@ -17,6 +17,7 @@ mod backing;
 mod create;
 mod launch;
 mod stdio;
+mod supervisor;
 
 pub use backing::{Backing, GuestDisks, Image};
 pub use stdio::StdioSpec;
@@ -35,7 +36,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OnceCell, mpsc, oneshot};
 
 /// The most containers that there can be at a time.
 const MAX_CONTAINERS: usize = 1024;
@@ -57,6 +58,8 @@ pub struct Shared {
     /// The agent's program, which every process starts as.
     program: OwnedFd,
     reaper: Reaper,
+    /// Set when the cgroup for the containers is there.
+    cgroup_prepared: OnceCell<()>,
     backing: Arc<dyn Backing>,
     /// The streams.
     pub hub: Arc<Hub>,
@@ -69,6 +72,22 @@ pub struct Shared {
 pub struct Engine {
     shared: Arc<Shared>,
     containers: Arc<Mutex<HashMap<Id, Entry>>>,
+}
+
+impl Shared {
+    /// Makes the cgroup for the containers, once.
+    async fn prepare_cgroup(&self) -> Result<()> {
+        let make = || async {
+            let path = self.paths.cgroup.clone();
+            let made = tokio::task::spawn_blocking(move || cgroup::prepare(&path)).await;
+            made.unwrap_or_else(|_| {
+                Err(Error::Internal(
+                    "Making the cgroup was cut short".to_owned(),
+                ))
+            })
+        };
+        self.cgroup_prepared.get_or_try_init(make).await.map(drop)
+    }
 }
 
 struct Entry {
@@ -105,9 +124,8 @@ pub struct ExecSpec {
 }
 
 impl Engine {
-    /// Makes the engine; the cgroup for its containers is made here. Needs a tokio runtime.
+    /// Makes the engine. Needs a tokio runtime.
     pub fn new(paths: Paths, program: OwnedFd, backing: Arc<dyn Backing>) -> Result<Self> {
-        cgroup::prepare(&paths.cgroup)?;
         std::fs::create_dir_all(&paths.mount_point)
             .context(|| format!("Cannot make {}", paths.mount_point.display()))?;
         Ok(Self {
@@ -115,12 +133,19 @@ impl Engine {
                 paths,
                 program,
                 reaper: Reaper::start()?,
+                cgroup_prepared: OnceCell::new(),
                 backing,
                 hub: Arc::default(),
                 events: Arc::default(),
             }),
             containers: Arc::default(),
         })
+    }
+
+    /// Does ahead what the first container needs: turning controllers on makes the kernel wait for
+    /// all CPUs, which is best done while nobody waits for it.
+    pub async fn prepare(&self) -> Result<()> {
+        self.shared.prepare_cgroup().await
     }
 
     /// The streams, for their server.

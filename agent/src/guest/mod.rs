@@ -45,7 +45,6 @@ pub fn run() -> std::process::ExitCode {
 fn prepare() -> Result<()> {
     mounts::mount_all()?;
     log::start();
-    tracing::debug!("Mounted");
     use rustix::process::{DumpableBehavior, set_dumpable_behavior};
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .context(|| "Cannot hide from containers")?;
@@ -66,7 +65,6 @@ async fn serve(started_ns: u64) -> Result<()> {
     };
     let program = sys::spawn::own_program().context(|| "Cannot open the agent's own program")?;
     let engine = Engine::new(paths, program, Arc::new(backing))?;
-    tracing::debug!("The engine is there");
     let pod = Pod::new(
         run.join("pod"),
         "/proc/sys".into(),
@@ -78,7 +76,7 @@ async fn serve(started_ns: u64) -> Result<()> {
         listener.context(|| format!("Cannot listen on vsock port {port}"))
     };
     let (control, streams) = (listen(CONTROL_PORT)?, listen(STREAM_PORT)?);
-    let hub = engine.hub().clone();
+    let (hub, ahead) = (engine.hub().clone(), engine.clone());
     tokio::spawn(server::serve(streams, hub));
     let shutdown = Arc::new(Notify::new());
     let service = Service::new(engine, Arc::new(pod), shutdown.clone());
@@ -86,13 +84,14 @@ async fn serve(started_ns: u64) -> Result<()> {
         .serve(control)
         .await
         .map_err(|error| crate::Error::Internal(format!("Cannot serve: {error}")))?;
-    tracing::debug!("Serving");
     tokio::spawn(async move {
         // A daemon that is not there finds this guest by itself when it comes back.
         if let Err(error) = announce::announce(started_ns).await {
             tracing::warn!("Nobody takes the announcement: {error}");
         }
-        tracing::debug!("Announced");
+        if let Err(error) = ahead.prepare().await {
+            tracing::error!("{}", error.chain());
+        }
     });
     shutdown.notified().await;
     tokio::time::sleep(FAREWELL).await;

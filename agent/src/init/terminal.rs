@@ -36,7 +36,7 @@ impl Terminal {
         let system = rustix::fs::fstatfs(&master).doing(what)?;
         let is_master = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
             && (major(stat.st_rdev), minor(stat.st_rdev)) == (5, 2)
-            && i64::from(system.f_type) == DEVPTS;
+            && system.f_type == DEVPTS;
         if !is_master {
             return Err(Failure {
                 kind: FailureKind::Invalid,

@@ -1,7 +1,7 @@
 use crate::support::{Container, code, process, run, stream_id};
 use bulkhead_agent_api::agent::Stdio;
 use std::time::{Duration, Instant};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use ttrpc::Code;
 
 fn output() -> Stdio {
@@ -168,5 +168,32 @@ fn many_short_execs_lose_nothing() {
             task.await.unwrap();
         }
         pod.remove(&id).await.unwrap();
+    });
+}
+
+#[test]
+fn an_exec_joins_a_container_that_divides_its_cgroup() {
+    run(|pod| async move {
+        let script = "cd /sys/fs/cgroup; mkdir inner; echo 1 > inner/cgroup.procs; echo +pids > cgroup.subtree_control; \
+                      echo divided; while :; do sleep 1; done";
+        let mut container = Container::shell(script);
+        for mount in container.spec["mounts"].as_array_mut().unwrap() {
+            if mount["type"] == "cgroup" {
+                mount["options"] = serde_json::json!([]);
+            }
+        }
+        container.stdio.stdout = stream_id();
+        let id = container.id.as_str();
+        pod.create(&container).await.unwrap();
+        let mut stdout = pod.stream(container.stdio.stdout).await;
+        pod.start(id).await.unwrap();
+        let mut text = [0; 8];
+        stdout.read_exact(&mut text).await.unwrap();
+        let stdio = output();
+        let process = process(&["cat", "/proc/self/cgroup"]);
+        pod.exec(id, "e", process, stdio.clone()).await.unwrap();
+        assert_eq!(pod.read(stdio.stdout).await, "0::/inner\n");
+        pod.remove(id).await.unwrap();
+        assert!(!pod.world.cgroup.join(id).exists());
     });
 }
