@@ -50,7 +50,12 @@ async fn users_and_capabilities_are_as_asked() {
             ..Default::default()
         });
         let id = pod.start(config).await.unwrap();
-        wait(&node, &id).await.unwrap().stdout
+        let ended = wait(&node, &id).await.unwrap();
+        assert_eq!(
+            ended.status.reason, "Error",
+            "the last command may not write: {ended:?}"
+        );
+        ended.stdout
     };
     let security = v1::LinuxContainerSecurityContext {
         run_as_user: Some(v1::Int64Value { value: 1234 }),

@@ -17,6 +17,9 @@ use tonic::transport::{Channel, Endpoint, Uri};
 /// Puts the daemon's command line behind something, such as `unshare`.
 pub type Wrapper = fn(&Path) -> Command;
 
+/// Changes a configuration.
+pub type Configure = Box<dyn FnOnce(&mut toml::Table)>;
+
 /// A node: a running daemon.
 pub struct Node {
     directory: TempDir,
@@ -29,7 +32,7 @@ pub struct Node {
 #[derive(Default)]
 pub struct Options {
     /// Changes the configuration.
-    pub configure: Option<Box<dyn FnOnce(&mut toml::Table)>>,
+    pub configure: Option<Configure>,
     /// Runs the daemon behind another program.
     pub wrapper: Option<Wrapper>,
 }

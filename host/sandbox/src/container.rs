@@ -107,7 +107,9 @@ impl Container {
             .await
             .map_err(SandboxError::io(format!("open the log {}", path.display())))?;
         if ids.stdin != 0 {
-            self.io.set_stdin(running.agent.stream(ids.stdin).await?).await;
+            self.io
+                .set_stdin(running.agent.stream(ids.stdin).await?)
+                .await;
         }
         let mut outputs = [None, None];
         for (output, id) in outputs.iter_mut().zip([ids.stdout, ids.stderr]) {

@@ -288,10 +288,9 @@ async fn boot(
         cause = vm.ended() => Err(SandboxError::BootFailed { pod: record.id.clone(), cause }),
         result = tokio::time::timeout(limit, feed.announcement(&record.id)) => match result {
             Ok(Ok(announcement)) => Ok(announcement),
-            // A feed that breaks is most often a VMM that has just ended; that is the better story.
-            Ok(Err(error)) => match tokio::time::timeout(Duration::from_secs(1), vm.ended()).await {
-                Ok(cause) => Err(SandboxError::BootFailed { pod: record.id.clone(), cause }),
-                Err(_) => Err(error),
+            Ok(Err(error)) => match ended_just_now(vm.as_ref()).await {
+                Some(cause) => Err(SandboxError::BootFailed { pod: record.id.clone(), cause }),
+                None => Err(error),
             },
             Err(_) => Err(SandboxError::BootTimeout {
                 pod: record.id.clone(),
@@ -330,6 +329,14 @@ async fn boot(
     })
 }
 
+/// Why the place has ended, after a connection into it broke: most often both are one event, of
+/// which the connection's end is heard first and the process's end tells more.
+async fn ended_just_now(place: &dyn Place) -> Option<String> {
+    tokio::time::timeout(Duration::from_secs(1), place.ended())
+        .await
+        .ok()
+}
+
 fn check_version(pod: &str, announced: &Announcement) -> Result<()> {
     match announced.version {
         bulkhead_agent_api::VERSION => Ok(()),
@@ -347,7 +354,7 @@ async fn run(sandbox: &Sandbox, running: &Running, after: u64) {
     let mut events = std::pin::pin!(follow_events(sandbox, running, after));
     let cause = tokio::select! {
         cause = running.place.ended() => cause,
-        cause = &mut events => cause,
+        cause = &mut events => ended_just_now(running.place.as_ref()).await.unwrap_or(cause),
         () = sandbox.stop.cancelled() => {
             sandbox.enter(SandboxState::Stopping).await;
             // Exits must still be heard while the containers are killed.

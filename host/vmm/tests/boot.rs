@@ -23,7 +23,7 @@ macro_rules! images {
         match Images::find() {
             Some(images) => images,
             None => {
-                eprintln!("skipped: BULKHEAD_GUEST_KERNEL and BULKHEAD_TEST_INIT are not set");
+                support::say("skipped: BULKHEAD_GUEST_KERNEL and BULKHEAD_TEST_INIT are not set; host/vmm/tests/guest.sh sets them\n");
                 return;
             }
         }

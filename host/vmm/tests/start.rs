@@ -15,7 +15,7 @@ use rustix::net::SocketType;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use support::{Images, Shape, Vm, finish, listener, spawn, spawn_raw};
+use support::{Images, Shape, Vm, finish, listener, say, spawn, spawn_raw};
 
 /// `mov dx, port; mov al, value; out dx, al`.
 fn out_byte(port: u16, value: u8) -> Vec<u8> {
@@ -92,7 +92,7 @@ impl Folder {
 fn has_kvm() -> bool {
     let present = Path::new("/dev/kvm").exists();
     if !present {
-        eprintln!("skipped: there is no /dev/kvm");
+        say("skipped: there is no /dev/kvm\n");
     }
     present
 }

@@ -2,7 +2,7 @@
 
 use super::Finding;
 use crate::config::Config;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Below this many bytes free, pulls and scratch disks soon fail.
 const LITTLE_ROOM: u64 = 2 << 30;
@@ -108,7 +108,7 @@ pub(super) fn parts(config: &Config) -> Vec<Finding> {
     findings
 }
 
-fn part(check: &'static str, path: &PathBuf, option: String) -> Finding {
+fn part(check: &'static str, path: &Path, option: String) -> Finding {
     match path.is_file() {
         true => Finding::ok(check, path.display().to_string()),
         false => Finding::failed(

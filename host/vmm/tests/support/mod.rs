@@ -475,3 +475,8 @@ fn wait_readable(fd: &OwnedFd, child: &mut Child) {
         assert!(start.elapsed() < PATIENCE, "the VMM said nothing");
     }
 }
+
+/// Prints where the test harness does not keep it back: a skipped test must say why.
+pub fn say(text: &str) {
+    std::io::stderr().write_all(text.as_bytes()).unwrap();
+}
