@@ -76,6 +76,8 @@ enum Exec {
     Starting(Reply<u32>),
     Launching(Process, Reply<u32>),
     Running(Process),
+    /// Cannot run its program. The caller is told when the process has ended: then the name is free.
+    Failed(Process, Reply<u32>, Failure),
 }
 
 struct Actor {
@@ -334,8 +336,8 @@ impl Actor {
                 self.execs.insert(exec_id.clone(), Exec::Running(process));
             }
             (Some(Exec::Launching(process, reply)), Some(failure)) => {
-                let _ = reply.send(Err(failure.into()));
-                self.execs.insert(exec_id.clone(), Exec::Running(process));
+                self.execs
+                    .insert(exec_id.clone(), Exec::Failed(process, reply, failure));
             }
             (Some(other), _) => {
                 self.execs.insert(exec_id.clone(), other);
@@ -363,7 +365,9 @@ impl Actor {
                 answer(self.starters.drain(..), &error);
             }
             Some(exec_id) => {
-                self.execs.remove(&exec_id);
+                if let Some(Exec::Failed(_, reply, failure)) = self.execs.remove(&exec_id) {
+                    let _ = reply.send(Err(failure.into()));
+                }
                 self.forget(exec_id);
                 // One that could not be run at all was answered so and never was.
                 if exit.error.is_empty() {
@@ -423,7 +427,9 @@ impl Actor {
             return Ok((self.phase != Phase::Exited).then_some(&self.init));
         };
         match self.execs.get(exec_id) {
-            Some(Exec::Launching(process, _) | Exec::Running(process)) => Ok(Some(process)),
+            Some(
+                Exec::Launching(process, _) | Exec::Running(process) | Exec::Failed(process, ..),
+            ) => Ok(Some(process)),
             Some(Exec::Starting(_)) => Err(Error::Precondition(format!(
                 "Exec {exec_id} is still being started"
             ))),
