@@ -174,7 +174,7 @@ impl Chain {
 }
 
 /// Ranges of guest memory, read or written from the front.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Buffers {
     ranges: VecDeque<(GuestAddress, u32)>,
     length: u32,

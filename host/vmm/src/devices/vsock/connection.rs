@@ -216,7 +216,7 @@ impl Connection {
 
     /// Makes the next packet for the guest, its data read from the socket into `room`; `None` when
     /// there is none after all.
-    pub fn fill(&mut self, ram: &GuestRam, room: &mut Buffers) -> Option<Header> {
+    pub fn fill(&mut self, ram: &GuestRam, room: &Buffers) -> Option<Header> {
         if self.state == State::Draining {
             return None;
         }
@@ -260,7 +260,7 @@ impl Connection {
     }
 
     /// Reads from the socket into the guest's buffers, as far as it has given credit.
-    fn read(&mut self, ram: &GuestRam, room: &mut Buffers) -> Option<u32> {
+    fn read(&mut self, ram: &GuestRam, room: &Buffers) -> Option<u32> {
         if !self.readable || self.host_done {
             return None;
         }
@@ -268,7 +268,8 @@ impl Connection {
         if length == 0 {
             return None;
         }
-        let part = room.take_front(length);
+        // A copy: when there is nothing to read, the room is the next connection's.
+        let part = room.clone().take_front(length);
         match part.vectored(ram, self.stream.as_fd(), Call::Read) {
             Ok(0) => self.host_done = true,
             Ok(count) => return Some(count),

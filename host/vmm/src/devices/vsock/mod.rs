@@ -176,7 +176,7 @@ impl Vsock {
         if front.len() as usize != HEADER || chain.writable.is_empty() {
             return Err(QueueError::Layout);
         }
-        let Some(header) = muxer.fill(&self.ram, &mut chain.writable) else {
+        let Some(header) = muxer.fill(&self.ram, &chain.writable) else {
             queue.undo_pop(&chain);
             return Ok(false);
         };

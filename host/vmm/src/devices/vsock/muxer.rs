@@ -201,7 +201,7 @@ impl Muxer {
 
     /// Makes the next packet for the guest in `room`, which has space for a header in front;
     /// answers the header, or `None` when there is no packet.
-    pub fn fill(&mut self, ram: &GuestRam, room: &mut Buffers) -> Option<Header> {
+    pub fn fill(&mut self, ram: &GuestRam, room: &Buffers) -> Option<Header> {
         if let Some(reset) = self.resets.pop_front() {
             return Some(reset);
         }

@@ -227,6 +227,19 @@ fn the_host_dials_and_data_behind_the_line_is_the_guests() {
     assert_eq!(s.ops(), [op::RST]);
 }
 
+/// A connection that had nothing to read kept the room that was made for it, and the next one, which
+/// had no room, was asked for ever.
+#[test]
+fn connections_that_run_dry_leave_the_room_to_others() {
+    let mut s = setup();
+    let mut streams = [s.dial(5, 77).unwrap(), s.dial(6, 77).unwrap()];
+    for stream in &mut streams {
+        stream.write_all(b"x").unwrap();
+    }
+    s.vsock.serve();
+    assert_eq!(s.ops(), [op::RW, op::RW]);
+}
+
 #[test]
 fn lines_that_are_not_the_conventions_close_the_connection() {
     let mut s = setup();
