@@ -55,6 +55,7 @@ async fn users_and_capabilities_are_as_asked() {
             ended.status.reason, "Error",
             "the last command may not write: {ended:?}"
         );
+        assert_ne!(ended.stdout, "", "{ended:?}");
         ended.stdout
     };
     let security = v1::LinuxContainerSecurityContext {

@@ -1,7 +1,7 @@
 //! Directories for what is not an image yet.
 
 use crate::{ImageError, Result};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,9 +19,13 @@ impl Staging {
         let staging = Self {
             path: parent.join(format!("{}-{number}", std::process::id())),
         };
+        // The tree becomes the image's root directory: few images have an entry for it, and its
+        // users must get through it, whatever our umask is.
+        let root_mode = std::fs::Permissions::from_mode(0o755);
         let make = |path: &Path| std::fs::DirBuilder::new().mode(0o700).create(path);
         make(&staging.path)
             .and_then(|()| make(&staging.tree()))
+            .and_then(|()| std::fs::set_permissions(staging.tree(), root_mode))
             .map_err(|error| ImageError::io("making a staging directory", error))?;
         Ok(staging)
     }
@@ -86,4 +90,23 @@ pub(crate) fn remove_all(path: &Path) -> std::io::Result<()> {
         }
     }
     std::fs::remove_dir_all(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Staging;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn everybody_gets_through_the_root_of_an_image() {
+        let parent = tempfile::tempdir().unwrap();
+        let staging = Staging::new(parent.path()).unwrap();
+        let mode = |path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(staging.tree()), 0o755);
+        assert_eq!(
+            mode(staging.path.clone()),
+            0o700,
+            "what is unpacked is nobody else's"
+        );
+    }
 }
