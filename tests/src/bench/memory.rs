@@ -53,11 +53,16 @@ struct Memory {
 }
 
 /// The guest's memory and the rest. The VMM keeps guest memory out of core dumps, which marks its
-/// mappings with `dd` (proc_pid_smaps(5)).
+/// mappings with `dd` (proc_pid_smaps(5)); the kernel and the initramfs are mapped into it from their
+/// files.
 fn resident(smaps: &str) -> [Memory; 2] {
     let mut sums = [Memory::default(); 2];
     let mut mapping = Memory::default();
+    let mut image = false;
     for line in smaps.lines() {
+        if line.contains(" r") && line.contains('-') && !line.starts_with("VmFlags") {
+            image = line.ends_with("/vmlinux") || line.ends_with("/initramfs");
+        }
         let mut words = line.split_whitespace();
         let key = words.next().unwrap_or_default();
         let kib = || {
@@ -71,7 +76,8 @@ fn resident(smaps: &str) -> [Memory; 2] {
             "Private_Clean:" | "Private_Dirty:" => mapping.private += kib(),
             // The last line of a mapping.
             "VmFlags:" => {
-                let sum = &mut sums[usize::from(!words.any(|flag| flag == "dd"))];
+                let guest = image || words.any(|flag| flag == "dd");
+                let sum = &mut sums[usize::from(!guest)];
                 sum.resident += mapping.resident;
                 sum.private += mapping.private;
                 mapping = Memory::default();
