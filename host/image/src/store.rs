@@ -20,7 +20,8 @@ use std::fs::{DirBuilder, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
+use std::time::Duration;
 
 /// A pull is tried again when its image was removed before the caller could have it.
 const PULL_TRIES: usize = 3;
@@ -382,18 +383,28 @@ impl Inner {
     }
 }
 
+/// How long a predecessor that was killed may still have the store: a child that it was just making
+/// (`mkfs.erofs`) holds the lock too until it runs its program.
+const PREDECESSOR: Duration = Duration::from_secs(2);
+
 /// Takes the store for this process; the lock ends with the process.
 fn lock(root: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-    let locking = |error| ImageError::io("locking the image store", error);
-    let fd =
-        rustix::fs::open(root.join("lock"), flags, Mode::from_raw_mode(0o600)).map_err(locking)?;
-    match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(fd),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(ImageError::InUse {
+    let locking = |error: std::io::Error| ImageError::io("locking the image store", error);
+    let fd = rustix::fs::open(root.join("lock"), flags, Mode::from_raw_mode(0o600))
+        .map_err(|error| locking(error.into()))?;
+    let (sender, locked) = mpsc::channel();
+    // The kernel has no lock with a time limit, so a thread waits. If it gets the lock when nobody
+    // waits for it any more, it drops the descriptor and with it the lock.
+    std::thread::spawn(move || {
+        let result = rustix::fs::flock(&fd, FlockOperation::LockExclusive);
+        let _ = sender.send(result.map(|()| fd));
+    });
+    match locked.recv_timeout(PREDECESSOR) {
+        Ok(result) => result.map_err(|error| locking(error.into())),
+        Err(_) => Err(ImageError::InUse {
             root: root.display().to_string(),
         }),
-        Err(error) => Err(locking(error)),
     }
 }
 
