@@ -42,6 +42,8 @@ impl Sandboxes {
         let path = config.root.join("state.redb");
         let store = blocking(move || Store::open(&path)).await?;
         let scratch = ScratchMaker::new(&config.root);
+        let maker = scratch.clone();
+        blocking(move || maker.clean()).await?;
         let sandboxes = Self {
             services: Arc::new(Services {
                 config,

@@ -1,8 +1,8 @@
 //! Scratch disks: one sparse ext4 image per pod, copied from a template.
 //!
-//! The template is made once per node by `mkfs.ext4`. A copy takes only the blocks that hold
-//! something (or none on a file system with reflinks); the agent grows the file system to the
-//! disk's size when it mounts it.
+//! A template is made once per node and size by `mkfs.ext4`. With tables that are initialised lazily
+//! it holds some 200 KiB of data whatever its size, so a copy takes only those blocks (or none on a
+//! file system with reflinks), and the guest has nothing to grow.
 
 use crate::store::blocking;
 use crate::{Result, SandboxError};
@@ -14,33 +14,42 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Size of the template's file system: small, so that few blocks have to be copied.
-const TEMPLATE_BYTES: u64 = 64 << 20;
-/// The largest size to which the template's file system can grow online, for its reserved
-/// descriptor blocks.
-const MAX_BYTES: u64 = 1 << 40;
+/// How the names of templates begin that are not complete.
+const STAGING: &str = ".scratch-";
 
 /// Makes scratch disks.
 #[derive(Debug, Clone)]
 pub(crate) struct ScratchMaker {
-    template: PathBuf,
+    root: PathBuf,
 }
 
 impl ScratchMaker {
-    /// A maker whose template is in `root`.
+    /// A maker whose templates are in `root`.
     pub(crate) fn new(root: &Path) -> Self {
         Self {
-            template: root.join("scratch-template.ext4"),
+            root: root.to_owned(),
         }
+    }
+
+    /// Removes what a daemon that was killed while it made a template has left. Blocks.
+    pub(crate) fn clean(&self) -> Result<()> {
+        let failed = || SandboxError::io(format!("clean {}", self.root.display()));
+        for entry in std::fs::read_dir(&self.root).map_err(failed())? {
+            let entry = entry.map_err(failed())?;
+            if entry.file_name().to_string_lossy().starts_with(STAGING) {
+                std::fs::remove_file(entry.path()).map_err(failed())?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes a disk of `bytes` at `path`, which must not exist, and opens it for the VMM.
     pub(crate) async fn make(&self, path: PathBuf, bytes: u64) -> Result<OwnedFd> {
-        let template = self.template.clone();
+        let template = self.root.join(format!("scratch-template-{bytes}.ext4"));
         blocking(move || {
             let source = match File::open(&template) {
                 Ok(file) => file,
-                Err(_) => make_template(&template)?,
+                Err(_) => make_template(&template, bytes)?,
             };
             copy(&source, &path, bytes).map_err(SandboxError::io(format!(
                 "make the scratch disk {}",
@@ -51,21 +60,21 @@ impl ScratchMaker {
     }
 }
 
-fn make_template(path: &Path) -> Result<File> {
+fn make_template(path: &Path, bytes: u64) -> Result<File> {
     let failed = |doing: &str| SandboxError::io(format!("{doing} {}", path.display()));
     // Several pods may find it missing at once: each makes its own, the last rename stands.
     let directory = path.parent().unwrap_or(Path::new("/"));
-    let staging = directory.join(format!(".scratch-{}", crate::id::new_id()?));
+    let staging = directory.join(format!("{STAGING}{}", crate::id::new_id()?));
     let file = File::create_new(&staging).map_err(failed("make the scratch template"))?;
     let made = file
-        .set_len(TEMPLATE_BYTES)
+        .set_len(bytes)
         .map_err(failed("make the scratch template"))
         .and_then(|()| run_mkfs(&staging))
         .and_then(|()| {
             std::fs::rename(&staging, path).map_err(failed("keep the scratch template"))
         });
     if let Err(error) = made {
-        // The first error is the one to tell; the staging file is removed at the next start too.
+        // The first error is the one to tell; the next start cleans up.
         let _ = std::fs::remove_file(&staging);
         return Err(error);
     }
@@ -73,10 +82,10 @@ fn make_template(path: &Path) -> Result<File> {
 }
 
 fn run_mkfs(path: &Path) -> Result<()> {
-    let resize = format!("resize={},lazy_itable_init=1,nodiscard", MAX_BYTES / 4096);
     let output = Command::new("mkfs.ext4")
         .args(["-q", "-F", "-b", "4096", "-m", "0", "-L", "scratch"])
-        .args(["-O", "^has_journal", "-i", "16384", "-E", &resize])
+        .args(["-O", "^has_journal,^resize_inode", "-i", "16384"])
+        .args(["-E", "lazy_itable_init=1,nodiscard"])
         .arg(path)
         .stdin(Stdio::null())
         .output()
@@ -125,7 +134,7 @@ fn copy_data(source: &File, target: &mut File) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::copy;
+    use super::{STAGING, ScratchMaker, copy};
     use std::fs::File;
     use std::io::{Seek, SeekFrom, Write};
     use std::os::unix::fs::MetadataExt;
@@ -153,5 +162,18 @@ mod tests {
             copy(&source, &target, 1).is_err(),
             "never writes over a file that exists"
         );
+    }
+
+    #[test]
+    fn unfinished_templates_are_removed_and_finished_ones_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in [format!("{STAGING}1"), "scratch-template-1.ext4".to_owned()] {
+            File::create_new(directory.path().join(name)).unwrap();
+        }
+        ScratchMaker::new(directory.path()).clean().unwrap();
+        let left = std::fs::read_dir(directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name());
+        assert_eq!(left.collect::<Vec<_>>(), ["scratch-template-1.ext4"]);
     }
 }
