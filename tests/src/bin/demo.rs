@@ -42,7 +42,9 @@ async fn main() -> Result<()> {
     .await?;
     let info = sandbox_info(&node, &sandbox.id).await?;
     let container = step("CreateContainer, StartContainer", || async {
-        let mut config = pod::container("hello", &image, &[]);
+        // It stays until the command below has been executed in it.
+        let script = "hello world; code=$?; until [ -e /tmp/seen ]; do sleep 0.1; done; exit $code";
+        let mut config = pod::container("hello", &image, &["sh", "-c", script]);
         config.envs = vec![v1::KeyValue {
             key: "EXIT_CODE".into(),
             value: "7".into(),
@@ -52,7 +54,8 @@ async fn main() -> Result<()> {
     })
     .await?;
     step("ExecSync `uname -a`", || async {
-        let output = pod::exec(&node, &container, &["uname", "-a"], 10).await?;
+        let command = ["sh", "-c", "uname -a; touch /tmp/seen"];
+        let output = pod::exec(&node, &container, &command, 10).await?;
         Ok((
             String::from_utf8_lossy(&output.stdout).trim().to_owned(),
             (),
