@@ -152,17 +152,7 @@ async fn when_the_vmm_dies_the_containers_have_failed_and_the_pod_can_go() {
         .start(container("sleeper", &image, &["sleep", "1000"]))
         .await
         .unwrap();
-    let request = v1::PodSandboxStatusRequest {
-        pod_sandbox_id: pod.id.clone(),
-        verbose: true,
-    };
-    let response = node
-        .runtime()
-        .pod_sandbox_status(request)
-        .await
-        .unwrap()
-        .into_inner();
-    let info: serde_json::Value = serde_json::from_str(&response.info["info"]).unwrap();
+    let info = pod::info(&node, &pod.id).await.unwrap();
     let pid = i32::try_from(info["vmmPid"].as_i64().unwrap()).unwrap();
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();

@@ -61,17 +61,7 @@ async fn a_pod_whose_vm_ended_meanwhile_is_listed_as_not_ready() {
             .unwrap();
         (pod.id, id)
     };
-    let request = v1::PodSandboxStatusRequest {
-        pod_sandbox_id: pod_id.clone(),
-        verbose: true,
-    };
-    let response = node
-        .runtime()
-        .pod_sandbox_status(request)
-        .await
-        .unwrap()
-        .into_inner();
-    let info: serde_json::Value = serde_json::from_str(&response.info["info"]).unwrap();
+    let info = pod::info(&node, &pod_id).await.unwrap();
     let cgroup = info["cgroup"].as_str().unwrap().to_owned();
     let kill = std::path::Path::new("/sys/fs/cgroup")
         .join(cgroup)

@@ -158,6 +158,27 @@ pub fn container(name: &str, image: &str, command: &[&str]) -> v1::ContainerConf
     }
 }
 
+/// What a pod's verbose status says of how it was started and what runs it.
+///
+/// # Errors
+/// The daemon's.
+pub async fn info(node: &Node, id: &str) -> Result<serde_json::Value> {
+    let request = v1::PodSandboxStatusRequest {
+        pod_sandbox_id: id.to_owned(),
+        verbose: true,
+    };
+    let response = node
+        .runtime()
+        .pod_sandbox_status(request)
+        .await?
+        .into_inner();
+    let info = response
+        .info
+        .get("info")
+        .context("The status has no info")?;
+    Ok(serde_json::from_str(info)?)
+}
+
 /// Pulls an image.
 ///
 /// # Errors

@@ -4,11 +4,10 @@
 use super::figures::{Samples, table};
 use crate::artifacts::artifact;
 use crate::node::Node;
-use crate::pod::Pod;
+use crate::pod::{self, Pod};
 use anyhow::{Context, Result, ensure};
 use bulkhead_agent_api::agent::Announcement;
 use bulkhead_agent_api::{ANNOUNCE_PORT, MAX_ANNOUNCEMENT};
-use bulkhead_cri::v1;
 use bulkhead_vmm_api::GUEST_CMDLINE;
 use protobuf::Message;
 use std::io::Read;
@@ -89,17 +88,7 @@ pub async fn run(node: &Node) -> Result<String> {
 
 async fn boot_ours(node: &Node, round: usize) -> Result<(Duration, Duration, Duration)> {
     let pod = Pod::run(node, &format!("boot-{round}")).await?;
-    let request = v1::PodSandboxStatusRequest {
-        pod_sandbox_id: pod.id.clone(),
-        verbose: true,
-    };
-    let response = node
-        .runtime()
-        .pod_sandbox_status(request)
-        .await?
-        .into_inner();
-    let info: serde_json::Value =
-        serde_json::from_str(response.info.get("info").context("No info")?)?;
+    let info = pod::info(node, &pod.id).await?;
     pod.remove().await?;
     let phase = |name: &str| {
         let rows = info["phases"].as_array().into_iter().flatten();

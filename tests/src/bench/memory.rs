@@ -2,9 +2,8 @@
 
 use super::figures::table;
 use crate::node::Node;
-use crate::pod::Pod;
+use crate::pod::{self, Pod};
 use anyhow::{Context, Result};
-use bulkhead_cri::v1;
 
 /// Measures and prints.
 ///
@@ -12,17 +11,7 @@ use bulkhead_cri::v1;
 /// A pod did not come up.
 pub async fn run(node: &Node) -> Result<String> {
     let pod = Pod::run(node, "memory").await?;
-    let request = v1::PodSandboxStatusRequest {
-        pod_sandbox_id: pod.id.clone(),
-        verbose: true,
-    };
-    let response = node
-        .runtime()
-        .pod_sandbox_status(request)
-        .await?
-        .into_inner();
-    let info: serde_json::Value =
-        serde_json::from_str(response.info.get("info").context("No info")?)?;
+    let info = pod::info(node, &pod.id).await?;
     let pid = info["vmmPid"].as_u64().context("No vmmPid")?;
     let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps"))?;
     pod.remove().await?;

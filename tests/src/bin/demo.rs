@@ -40,7 +40,7 @@ async fn main() -> Result<()> {
         Ok((sandbox.id.clone(), sandbox))
     })
     .await?;
-    let info = sandbox_info(&node, &sandbox.id).await?;
+    let info = pod::info(&node, &sandbox.id).await?;
     let container = step("CreateContainer, StartContainer", || async {
         // It stays until the command below has been executed in it.
         let script = "hello world; code=$?; until [ -e /tmp/seen ]; do sleep 0.1; done; exit $code";
@@ -110,23 +110,6 @@ where
     let (found, value) = result.with_context(|| format!("{what} failed"))?;
     println!(" {:>7.3} s  {found}", began.elapsed().as_secs_f64());
     Ok(value)
-}
-
-async fn sandbox_info(node: &Node, id: &str) -> Result<serde_json::Value> {
-    let request = v1::PodSandboxStatusRequest {
-        pod_sandbox_id: id.to_owned(),
-        verbose: true,
-    };
-    let response = node
-        .runtime()
-        .pod_sandbox_status(request)
-        .await?
-        .into_inner();
-    let info = response
-        .info
-        .get("info")
-        .context("The status has no info")?;
-    Ok(serde_json::from_str(info)?)
 }
 
 fn print_kernels(info: &serde_json::Value) -> Result<()> {
