@@ -16,6 +16,7 @@ use crate::devices::serial::Serial;
 use crate::devices::vsock::Vsock;
 use crate::error::{Error, chain};
 use crate::events::Events;
+use crate::seccomp;
 use crate::sync::lock;
 use crate::verdict::Verdict;
 use crate::virtio::mmio::Window;
@@ -29,7 +30,7 @@ pub use slots::DiskAt;
 use slots::Slots;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 
 /// The machine, without its vCPUs.
 #[derive(Debug)]
@@ -152,6 +153,14 @@ impl Machine {
         }
     }
 
+    /// Confines the calling thread's system calls; a thread that cannot be confined ends the VM.
+    pub fn confine(&self, thread: seccomp::Thread) {
+        if let Err(error) = seccomp::confine(thread) {
+            let text = format!("{}.", chain(&error));
+            self.verdict.decide(error.reason(), text);
+        }
+    }
+
     fn window(&self, address: u64) -> Option<(&Mutex<Window>, u64)> {
         let offset = address.checked_sub(MMIO_BASE)?;
         let index = usize::try_from(offset / MMIO_STRIDE).ok()?;
@@ -159,16 +168,18 @@ impl Machine {
     }
 }
 
-/// Starts the thread that serves the devices.
+/// Starts the thread that serves the devices, once all threads are `confined`.
 ///
 /// # Errors
 /// [`Error::Host`].
-pub fn serve_devices(machine: &Arc<Machine>) -> Result<(), Error> {
-    let machine = Arc::clone(machine);
+pub fn serve_devices(machine: &Arc<Machine>, confined: &Arc<Barrier>) -> Result<(), Error> {
+    let (machine, confined) = (Arc::clone(machine), Arc::clone(confined));
     std::thread::Builder::new()
         .name("devices".to_owned())
         .stack_size(256 * 1024)
         .spawn(move || {
+            machine.confine(seccomp::Thread::Devices);
+            confined.wait();
             loop {
                 if let Err(error) = machine.events.turn() {
                     let text = format!("The device thread stopped: {}.", chain(&error));
