@@ -28,7 +28,7 @@ mod spec;
 mod store;
 mod vm;
 
-pub use config::{NodeConfig, RuntimeConfig};
+pub use config::{NodeConfig, RuntimeConfig, VmmUsers};
 pub use container::{Container, ContainerImage};
 pub use error::{Kind, SandboxError};
 pub use exec::{ExecOutput, ExecRequest, Execution};
