@@ -10,6 +10,7 @@ pub mod platform;
 mod slots;
 
 use crate::config::Resources;
+use crate::devices::balloon::Balloon;
 use crate::devices::net::Net;
 use crate::devices::rng::Rng;
 use crate::devices::serial::Serial;
@@ -45,6 +46,8 @@ pub struct Machine {
     pub vsock: Arc<Vsock>,
     /// The entropy device.
     pub rng: Arc<Rng>,
+    /// The balloon, which gives free memory back.
+    pub balloon: Arc<Balloon>,
     /// The network interface, if there is one.
     pub net: Option<Arc<Net>>,
     /// What the device thread waits for.
@@ -103,6 +106,8 @@ pub fn build(resources: Resources, verdict: Arc<Verdict>) -> Result<Built, Error
     events.add(vsock.sockets(), Arc::new(move || device.serve()))?;
     let rng = slots.add(Rng::new)?;
     slots.serve(&rng, Rng::serve)?;
+    let balloon = slots.add(Balloon::new)?;
+    slots.serve(&balloon, Balloon::serve)?;
     let net = match resources.network {
         true => Some(slots.add(Net::new)?),
         false => None,
@@ -122,6 +127,7 @@ pub fn build(resources: Resources, verdict: Arc<Verdict>) -> Result<Built, Error
         disks,
         vsock,
         rng,
+        balloon,
         net,
         events,
         verdict,
