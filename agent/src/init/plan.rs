@@ -117,6 +117,8 @@ pub enum Source {
     New {
         /// As `tmpfs`.
         kind: String,
+        /// What tables of mounts show as the source.
+        source: String,
         /// Parameters of that file system; `None` is a flag.
         parameters: Vec<(String, Option<String>)>,
     },

@@ -155,7 +155,10 @@ fn mount_options_become_attributes_and_parameters() {
     };
     assert_eq!(tmp.set, attr::NOSUID | attr::NODEV | attr::STRICTATIME);
     assert_eq!(tmp.clear & attr::NOEXEC, attr::NOEXEC);
-    let Source::New { kind, parameters } = &tmp.what else {
+    let Source::New {
+        kind, parameters, ..
+    } = &tmp.what
+    else {
         panic!("tmpfs")
     };
     assert_eq!(kind, "tmpfs");
