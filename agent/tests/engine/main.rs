@@ -4,6 +4,7 @@
 #![allow(missing_docs)]
 
 mod compare;
+mod escapes;
 mod exec;
 mod identity;
 mod image;

@@ -31,7 +31,8 @@ const SENSITIVE: [&str; 18] = [
 ];
 
 /// What is tried to be opened for writing, without writing.
-const WRITABLE: [&str; 9] = [
+const WRITABLE: [&str; 10] = [
+    "/proc/sys/kernel/core_pattern",
     "/proc/sys/vm/swappiness",
     "/proc/sys/kernel/msgmax",
     "/proc/sysrq-trigger",
