@@ -14,6 +14,7 @@ use crate::error::Context;
 use crate::id::Id;
 use crate::init::plan::Failure;
 use crate::reaper::ExitReceiver;
+use crate::seccomp::Filter;
 use crate::{Error, Result, sys};
 use bulkhead_agent_api::agent::{ContainerPhase, ContainerState, Exit};
 use std::collections::{HashMap, VecDeque};
@@ -86,6 +87,7 @@ struct Actor {
     commands: mpsc::Sender<Command>,
     snapshot: Arc<Mutex<ContainerState>>,
     cgroup: Arc<Cgroup>,
+    seccomp: Option<Filter>,
     phase: Phase,
     init: Process,
     control: Arc<Control>,
@@ -148,6 +150,7 @@ pub(super) async fn run(
         commands,
         snapshot,
         cgroup,
+        seccomp: resources.seccomp.take(),
         phase: Phase::Created,
         starters: Vec::new(),
         execs: HashMap::new(),
@@ -293,10 +296,11 @@ impl Actor {
             .insert(spec.exec_id.clone(), Exec::Starting(reply));
         let (shared, cgroup) = (self.shared.clone(), self.cgroup.clone());
         let init_pid = self.init.pid;
+        let seccomp = self.seccomp.clone();
         let (container, commands) = (self.init.pidfd.clone(), self.commands.clone());
         tokio::spawn(async move {
             let oom_kills = cgroup.oom_kills();
-            let result = create::exec(&shared, &spec, &cgroup, &container, init_pid).await;
+            let result = create::exec(&shared, &spec, &cgroup, &container, init_pid, seccomp).await;
             // An actor that is gone has killed the cgroup.
             let _ = commands
                 .send(Command::ExecReady(spec.exec_id, result, oom_kills))

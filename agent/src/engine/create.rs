@@ -7,6 +7,7 @@ use crate::cgroup::Cgroup;
 use crate::deadline::Deadline;
 use crate::error::Context;
 use crate::init::plan::{Place, Plan, fds};
+use crate::seccomp::Filter;
 use crate::spec;
 use crate::streams::pump::InputEnd;
 use crate::{Error, Result};
@@ -20,6 +21,8 @@ use std::sync::Arc;
 #[derive(Default)]
 pub(super) struct Resources {
     pub(super) cgroup: Option<Arc<Cgroup>>,
+    /// For the processes that come later.
+    pub(super) seccomp: Option<Filter>,
     directory: Option<PathBuf>,
     image: Option<Arc<Image>>,
 }
@@ -41,6 +44,7 @@ pub(super) async fn create(
     } = spec::parse(&request.spec)?;
     process.user_name = spec::user(&request.user)?;
     process.terminal = request.stdio.terminal;
+    resources.seccomp.clone_from(&process.seccomp);
     let stdio = Prepared::new(shared, &request.stdio)?;
     let namespaces = open_namespaces(&namespace_files)?;
     let pid_namespace = container
@@ -103,8 +107,10 @@ pub(super) async fn exec(
     cgroup: &Cgroup,
     container: &OwnedFd,
     init_pid: u32,
+    seccomp: Option<Filter>,
 ) -> Result<Waiting> {
     let mut process = spec::parse_process(&request.process)?;
+    process.seccomp = seccomp;
     process.user_name = spec::user(&request.user)?;
     process.terminal = request.stdio.terminal;
     let stdio = Prepared::new(shared, &request.stdio)?;

@@ -2,7 +2,7 @@
 //!
 //! What the agent does not do is refused by name (UNIMPLEMENTED), never ignored, when leaving it out
 //! would make the container less confined or different from what was asked: user and time
-//! namespaces, network namespaces of its own, seccomp, hooks, SELinux, AppArmor, id-mapped mounts.
+//! namespaces, network namespaces of its own, hooks, SELinux, AppArmor, id-mapped mounts.
 //! `root.path`, `cgroupsPath` and annotations are ignored: the image, the cgroup and the meaning of
 //! annotations are the daemon's and the agent's own matter.
 
@@ -13,7 +13,7 @@ mod resources;
 use crate::cgroup::Setting;
 use crate::id::quote;
 use crate::init::plan::{Container, Device, Process};
-use crate::{Error, Result};
+use crate::{Error, Result, seccomp};
 use oci_spec::runtime::{Linux, LinuxDeviceType, LinuxNamespaceType, Spec};
 use std::path::{Path, PathBuf};
 
@@ -46,10 +46,11 @@ pub fn parse(json: &[u8]) -> Result<Parsed> {
         .process()
         .as_ref()
         .ok_or_else(|| Error::Invalid("The spec has no process".to_owned()))?;
-    let process = process::convert(process)?;
+    let mut process = process::convert(process)?;
     let empty = Linux::default();
     let linux = spec.linux().as_ref().unwrap_or(&empty);
     refuse_linux(linux)?;
+    process.seccomp = linux.seccomp().as_ref().map(seccomp::compile).transpose()?;
     let mut container = Container {
         hostname: name(spec.hostname(), "hostname")?,
         domainname: name(spec.domainname(), "domainname")?,
@@ -109,7 +110,6 @@ fn refuse_linux(linux: &Linux) -> Result<()> {
     let some = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|list| !list.is_empty());
     refuse("linux.uidMappings", some(linux.uid_mappings()))?;
     refuse("linux.gidMappings", some(linux.gid_mappings()))?;
-    refuse("linux.seccomp", linux.seccomp().is_some())?;
     refuse("linux.intelRdt", linux.intel_rdt().is_some())?;
     refuse("linux.memoryPolicy", linux.memory_policy().is_some())?;
     refuse("linux.personality", linux.personality().is_some())?;

@@ -39,7 +39,7 @@ fn what_the_agent_does_not_do_is_refused_by_name() {
         (
             "/linux",
             "seccomp",
-            json!({"defaultAction": "SCMP_ACT_ALLOW"}),
+            json!({"defaultAction": "SCMP_ACT_NOTIFY"}),
         ),
         ("/linux", "rootfsPropagation", json!("shared")),
         ("/linux", "sysctl", json!({"a.b": "1"})),

@@ -6,4 +6,5 @@ pub mod ioctl;
 pub mod mount;
 pub mod net;
 pub mod process;
+pub mod seccomp;
 pub mod spawn;
