@@ -40,6 +40,7 @@ pub(super) async fn create(
         mut container,
         mut process,
         settings,
+        device_rules,
         namespace_files,
     } = spec::parse(&request.spec)?;
     process.user_name = spec::user(&request.user)?;
@@ -74,6 +75,7 @@ pub(super) async fn create(
         &settings,
     )?);
     resources.cgroup = Some(cgroup.clone());
+    cgroup.restrict_devices(&device_rules)?;
 
     let new_namespaces = container.new_namespaces;
     let plan = Plan {

@@ -6,15 +6,18 @@
 //! `root.path`, `cgroupsPath` and annotations are ignored: the image, the cgroup and the meaning of
 //! annotations are the daemon's and the agent's own matter.
 
+mod block_io;
+mod devices;
 mod mounts;
 mod process;
 mod resources;
 
 use crate::cgroup::Setting;
+use crate::cgroup::devices::Rule;
 use crate::id::quote;
 use crate::init::plan::{Container, Device, Process};
 use crate::{Error, Result, seccomp};
-use oci_spec::runtime::{Linux, LinuxDeviceType, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Linux, LinuxDeviceType, LinuxNamespaceType, LinuxResources, Spec};
 use std::path::{Path, PathBuf};
 
 /// The largest specification in bytes.
@@ -34,6 +37,8 @@ pub struct Parsed {
     pub process: Process,
     /// Limits of its cgroup.
     pub settings: Vec<Setting>,
+    /// Which devices it may use.
+    pub device_rules: Vec<Rule>,
     /// Files of the namespaces to join, in the order of `container.join_namespaces`.
     pub namespace_files: Vec<PathBuf>,
 }
@@ -68,14 +73,13 @@ pub fn parse(json: &[u8]) -> Result<Parsed> {
         container.mounts.push(mounts::convert(mount)?);
     }
     let namespace_files = namespaces(linux, &mut container)?;
-    let settings = match linux.resources() {
-        Some(resources) => resources::convert(resources)?,
-        None => Vec::new(),
-    };
+    let none = LinuxResources::default();
+    let (settings, device_rules) = resources::convert(linux.resources().as_ref().unwrap_or(&none))?;
     Ok(Parsed {
         container,
         process,
         settings,
+        device_rules,
         namespace_files,
     })
 }
@@ -83,6 +87,12 @@ pub fn parse(json: &[u8]) -> Result<Parsed> {
 /// Reads a `process` object.
 pub fn parse_process(json: &[u8]) -> Result<Process> {
     process::convert(&parse_json(json, "process")?)
+}
+
+/// Reads new limits (`linux.resources`) for a running container. `true`: its memory in use is to be
+/// looked at first.
+pub fn parse_update(json: &[u8]) -> Result<(Vec<Setting>, bool)> {
+    resources::update(&parse_json(json, "resources")?)
 }
 
 /// Checks the user string of a request; its meaning is the image's.

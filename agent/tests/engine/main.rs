@@ -9,5 +9,6 @@ mod image;
 mod isolation;
 mod lifecycle;
 mod limits;
+mod seccomp;
 mod stdio;
 mod support;
