@@ -2,6 +2,7 @@
 
 pub mod devices;
 mod freeze;
+mod stats;
 mod update;
 
 use crate::error::Context;

@@ -2,6 +2,7 @@
 
 use super::launch::{Birth, Waiting, launch};
 use super::stdio::Prepared;
+use super::usage::Usage;
 use super::{CreateSpec, ExecSpec, Image, Shared};
 use crate::cgroup::Cgroup;
 use crate::deadline::Deadline;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 #[derive(Default)]
 pub(super) struct Resources {
     pub(super) cgroup: Option<Arc<Cgroup>>,
+    pub(super) usage: Option<Arc<Usage>>,
     /// For the processes that come later.
     pub(super) seccomp: Option<Filter>,
     directory: Option<PathBuf>,
@@ -68,6 +70,7 @@ pub(super) async fn create(
     resources.directory = Some(directory);
     fs::create_dir_all(&container.work).context(what)?;
     make_upper(&container.image, &container.upper).context(what)?;
+    resources.usage = Some(Usage::new(container.upper.clone()));
     shared.prepare_cgroup().await?;
     let cgroup = Arc::new(Cgroup::create(
         &shared.paths.cgroup,
