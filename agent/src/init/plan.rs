@@ -6,6 +6,7 @@
 //! container may be able to reach, so they are untrusted.
 
 use crate::Error;
+use crate::seccomp::Filter;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -164,6 +165,8 @@ pub struct Process {
     pub capabilities: Capabilities,
     /// See prctl(2).
     pub no_new_privileges: bool,
+    /// Installed as the last thing before the program runs.
+    pub seccomp: Option<Filter>,
     /// `RLIMIT_*`, soft, hard.
     pub limits: Vec<(u32, u64, u64)>,
     /// See proc(5).

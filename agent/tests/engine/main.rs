@@ -11,5 +11,6 @@ mod image;
 mod isolation;
 mod lifecycle;
 mod limits;
+mod seccomp;
 mod stdio;
 mod support;

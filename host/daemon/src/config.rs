@@ -27,6 +27,8 @@ pub(crate) struct Config {
     pub(crate) vmm: PathBuf,
     /// Parent of the cgroups of pods whose request names none.
     pub(crate) cgroup_parent: PathBuf,
+    /// Where Localhost seccomp profiles are whose path is not absolute.
+    pub(crate) seccomp_profiles: PathBuf,
     /// The handler of pods whose request names none.
     pub(crate) default_runtime: String,
     /// The image store.
@@ -53,6 +55,7 @@ impl Default for Config {
             socket: DEFAULT_SOCKET.into(),
             vmm: "/usr/lib/bulkhead/bulkhead-vmm".into(),
             cgroup_parent: "/bulkhead".into(),
+            seccomp_profiles: "/var/lib/kubelet/seccomp".into(),
             default_runtime: "bulkhead".to_owned(),
             images: ImagesConfig::default(),
             runtimes: [("bulkhead".to_owned(), RuntimeConfig::default())].into(),
@@ -116,6 +119,7 @@ impl Config {
             state: self.state.clone(),
             vmm: self.vmm.clone(),
             cgroup_parent: self.cgroup_parent.clone(),
+            seccomp_profiles: self.seccomp_profiles.clone(),
         }
     }
 }

@@ -14,6 +14,8 @@ pub struct NodeConfig {
     pub vmm: PathBuf,
     /// The parent of pod cgroups for pods whose request names none, beneath the cgroup v2 mount.
     pub cgroup_parent: PathBuf,
+    /// Where Localhost seccomp profiles are whose path is not absolute.
+    pub seccomp_profiles: PathBuf,
 }
 
 /// A runtime handler: how its pods' VMs are built.
