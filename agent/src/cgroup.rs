@@ -1,7 +1,11 @@
 //! One cgroup (version 2) for each container, under one for all of them.
 
+pub mod devices;
+mod freeze;
+mod stats;
+mod update;
+
 use crate::error::Context;
-use crate::sys::fd::Fd;
 use crate::{Error, Result};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -92,10 +96,16 @@ impl Cgroup {
         match fs::write(self.path.join(&setting.file), &setting.value) {
             Ok(()) => Ok(()),
             Err(error) if setting.optional && error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(Error::Invalid(format!(
-                "The kernel refuses {:?} for {}: {error}",
-                setting.value, setting.file
-            ))),
+            Err(error) => Err(refused(setting, &error)),
+        }
+    }
+
+    /// Lets its processes use these devices and no others.
+    pub fn restrict_devices(&self, rules: &[devices::Rule]) -> Result<()> {
+        match devices::program(rules) {
+            None => Ok(()),
+            Some(program) => crate::sys::bpf::attach_device_program(&self.directory, &program)
+                .context(|| format!("Cannot restrict the devices of {}", self.path.display())),
         }
     }
 
@@ -167,27 +177,20 @@ impl Cgroup {
 
     /// Waits until no process is left in it.
     pub async fn empty(&self) -> Result<()> {
-        let what = || format!("Cannot watch cgroup {}", self.path.display());
-        let file = match fs::File::open(self.path.join("cgroup.events")) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            file => file.context(what)?,
-        };
-        let file = Fd::exceptional(file.into()).context(what)?;
-        loop {
-            let mut buffer = [0; 256];
-            let n = rustix::io::pread(&file, &mut buffer, 0).context(what)?;
-            let text = String::from_utf8_lossy(buffer.get(..n).unwrap_or_default());
-            if field(&text, "populated") == 0 {
-                return Ok(());
-            }
-            file.changed().await.context(what)?;
-        }
+        self.event("populated", 0).await.map(drop)
     }
 
     /// Removes it with the cgroups that the container made in it. They must be empty.
     pub fn remove(&self) -> Result<()> {
         remove_tree(&self.path).context(|| format!("Cannot remove cgroup {}", self.path.display()))
     }
+}
+
+fn refused(setting: &Setting, error: &io::Error) -> Error {
+    Error::Invalid(format!(
+        "The kernel refuses {:?} for {}: {error}",
+        setting.value, setting.file
+    ))
 }
 
 /// A number in a file of "name number" lines; 0 when it is not there.

@@ -10,6 +10,7 @@
 //! | [`disk`] | finding a disk by its serial, waiting until something is bound to it |
 //! | [`service`] | the ttrpc service, a thin layer over [`engine`] and [`pod`] |
 //! | [`guest`] | what only PID 1 of a guest does: early mounts, announcement, logging |
+//! | [`seccomp`] | a seccomp profile becomes a filter |
 //! | [`sys`] | system calls that have no safe wrapper |
 //!
 //! The engine runs wherever there are cgroup v2 and overlayfs: its tests need no VM. What stands
@@ -35,6 +36,7 @@ pub mod id;
 pub mod init;
 pub mod pod;
 pub mod reaper;
+pub mod seccomp;
 pub mod service;
 pub mod spec;
 pub mod streams;

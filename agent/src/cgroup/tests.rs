@@ -21,3 +21,22 @@ fn finds_where_a_process_is_below_its_container() {
         assert_eq!(below(outside, path), None, "{outside}");
     }
 }
+
+#[test]
+fn old_values_are_written_as_they_can_be_read() {
+    let restore = update::restore;
+    assert_eq!(restore("5", "max\n"), "max");
+    assert_eq!(restore("max 50000", "max 100000\n"), "max 100000");
+    assert_eq!(restore("0-1", "\n"), "\n");
+    let now =
+        "8:0 rbps=max wbps=10 riops=max wiops=max\n8:16 rbps=1 wbps=max riops=max wiops=max\n";
+    assert_eq!(
+        restore("8:16 rbps=7", now),
+        "8:16 rbps=1 wbps=max riops=max wiops=max"
+    );
+    assert_eq!(
+        restore("8:32 rbps=7", now),
+        "8:32 rbps=max wbps=max riops=max wiops=max"
+    );
+    assert_eq!(restore("8:0 200", "default 100\n"), "8:0 default");
+}

@@ -3,21 +3,24 @@
 //! Each process has a [`Supervisor`] that tells the actor how it goes on. Only the actor changes the
 //! snapshot and writes events.
 
+mod pause;
+
 use super::create::{self, Resources};
 use super::launch::{Control, Process, Waiting};
 use super::stdio::Pumps;
 use super::supervisor::{Supervisor, now_ns};
-use super::{CreateSpec, ExecSpec, Shared};
+use super::{CreateSpec, ExecSpec, Figures, Shared};
 use crate::cgroup::Cgroup;
 use crate::deadline::Deadline;
 use crate::error::Context;
 use crate::id::Id;
 use crate::init::plan::Failure;
 use crate::reaper::ExitReceiver;
+use crate::seccomp::Filter;
 use crate::{Error, Result, sys};
 use bulkhead_agent_api::agent::{ContainerPhase, ContainerState, Exit};
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -38,7 +41,12 @@ pub(super) enum Command {
         size: (u16, u16),
         reply: Reply<()>,
     },
+    Update(Vec<u8>, Reply<()>),
+    Pause(Deadline, Reply<()>),
+    Resume(Reply<()>),
     Remove(Reply<()>),
+    /// The processes have stopped after a pause of this number, or did not in time.
+    Paused(u64, Result<()>),
     /// An exec's process waits, or could not be made.
     ExecReady(Id, Result<Waiting>, u64),
     /// A process runs its program, or cannot.
@@ -86,12 +94,14 @@ struct Actor {
     commands: mpsc::Sender<Command>,
     snapshot: Arc<Mutex<ContainerState>>,
     cgroup: Arc<Cgroup>,
+    seccomp: Option<Filter>,
     phase: Phase,
     init: Process,
     control: Arc<Control>,
     starters: Vec<Reply<()>>,
     execs: HashMap<Id, Exec>,
     ended: VecDeque<Id>,
+    pauses: pause::Pauses,
     removers: Vec<Reply<()>>,
     deliveries: Vec<JoinHandle<()>>,
 }
@@ -103,6 +113,7 @@ pub(super) async fn run(
     commands: mpsc::Sender<Command>,
     mut mailbox: mpsc::Receiver<Command>,
     snapshot: Arc<Mutex<ContainerState>>,
+    figures: Arc<OnceLock<Figures>>,
 ) -> Option<Failed> {
     let mut resources = Resources::default();
     let mut removers = Vec::new();
@@ -133,6 +144,13 @@ pub(super) async fn run(
         }
     };
     let pid = waiting.process.pid;
+    if let Some(usage) = resources.usage.take() {
+        // Set once, here.
+        let _ = figures.set(Figures {
+            cgroup: cgroup.clone(),
+            usage,
+        });
+    }
     {
         let mut state = lock(&snapshot);
         state.container_id = start.spec.id.to_string();
@@ -148,10 +166,12 @@ pub(super) async fn run(
         commands,
         snapshot,
         cgroup,
+        seccomp: resources.seccomp.take(),
         phase: Phase::Created,
         starters: Vec::new(),
         execs: HashMap::new(),
         ended: VecDeque::new(),
+        pauses: pause::Pauses::default(),
         removers: Vec::new(),
         deliveries: Vec::new(),
     };
@@ -180,6 +200,9 @@ impl Command {
         // A caller that has given up needs no answer.
         match self {
             Self::Start(reply)
+            | Self::Update(_, reply)
+            | Self::Pause(_, reply)
+            | Self::Resume(reply)
             | Self::Remove(reply)
             | Self::Signal(_, reply)
             | Self::Resize { reply, .. } => {
@@ -188,7 +211,7 @@ impl Command {
             Self::Exec(_, reply) => {
                 let _ = reply.send(Err(error()));
             }
-            Self::ExecReady(..) | Self::Launched(..) | Self::Ended(..) => {}
+            Self::Paused(..) | Self::ExecReady(..) | Self::Launched(..) | Self::Ended(..) => {}
         }
     }
 }
@@ -210,6 +233,10 @@ impl Actor {
             } => {
                 let _ = reply.send(self.resize(exec_id.as_ref(), size));
             }
+            Command::Update(resources, reply) => self.update(resources, reply),
+            Command::Pause(deadline, reply) => self.pause(deadline, reply),
+            Command::Resume(reply) => self.resume(reply),
+            Command::Paused(number, result) => self.paused(number, &result),
             Command::Remove(reply) => {
                 log(self.cgroup.kill());
                 self.removers.push(reply);
@@ -267,8 +294,10 @@ impl Actor {
 
     fn exec(&mut self, spec: ExecSpec, reply: Reply<u32>) {
         let refusal = if self.phase != Phase::Running || !self.removers.is_empty() {
+            Some(self.does_not_run())
+        } else if self.pauses.is_paused() {
             Some(Error::Precondition(format!(
-                "Container {} does not run",
+                "Container {} is paused",
                 self.id
             )))
         } else if self.execs.contains_key(&spec.exec_id) {
@@ -293,10 +322,11 @@ impl Actor {
             .insert(spec.exec_id.clone(), Exec::Starting(reply));
         let (shared, cgroup) = (self.shared.clone(), self.cgroup.clone());
         let init_pid = self.init.pid;
+        let seccomp = self.seccomp.clone();
         let (container, commands) = (self.init.pidfd.clone(), self.commands.clone());
         tokio::spawn(async move {
             let oom_kills = cgroup.oom_kills();
-            let result = create::exec(&shared, &spec, &cgroup, &container, init_pid).await;
+            let result = create::exec(&shared, &spec, &cgroup, &container, init_pid, seccomp).await;
             // An actor that is gone has killed the cgroup.
             let _ = commands
                 .send(Command::ExecReady(spec.exec_id, result, oom_kills))
@@ -352,9 +382,12 @@ impl Actor {
         match exec_id {
             None => {
                 self.phase = Phase::Exited;
+                let error = Err(self.does_not_run());
+                self.pauses.forget(&error);
                 {
                     let mut state = lock(&self.snapshot);
                     state.phase = ContainerPhase::EXITED.into();
+                    state.paused = false;
                     state.exit = Some(exit.clone()).into();
                 }
                 self.shared.events.push(exit);
@@ -419,6 +452,10 @@ impl Actor {
         };
         rustix::termios::tcsetwinsize(master, size)
             .context(|| format!("Cannot resize the terminal of container {}", self.id))
+    }
+
+    fn does_not_run(&self) -> Error {
+        Error::Precondition(format!("Container {} does not run", self.id))
     }
 
     /// A process; `None` when it has ended.

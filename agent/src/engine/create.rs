@@ -2,11 +2,13 @@
 
 use super::launch::{Birth, Waiting, launch};
 use super::stdio::Prepared;
+use super::usage::Usage;
 use super::{CreateSpec, ExecSpec, Image, Shared};
 use crate::cgroup::Cgroup;
 use crate::deadline::Deadline;
 use crate::error::Context;
 use crate::init::plan::{Place, Plan, fds};
+use crate::seccomp::Filter;
 use crate::spec;
 use crate::streams::pump::InputEnd;
 use crate::{Error, Result};
@@ -20,6 +22,9 @@ use std::sync::Arc;
 #[derive(Default)]
 pub(super) struct Resources {
     pub(super) cgroup: Option<Arc<Cgroup>>,
+    pub(super) usage: Option<Arc<Usage>>,
+    /// For the processes that come later.
+    pub(super) seccomp: Option<Filter>,
     directory: Option<PathBuf>,
     image: Option<Arc<Image>>,
 }
@@ -37,10 +42,12 @@ pub(super) async fn create(
         mut container,
         mut process,
         settings,
+        device_rules,
         namespace_files,
     } = spec::parse(&request.spec)?;
     process.user_name = spec::user(&request.user)?;
     process.terminal = request.stdio.terminal;
+    resources.seccomp.clone_from(&process.seccomp);
     let stdio = Prepared::new(shared, &request.stdio)?;
     let namespaces = open_namespaces(&namespace_files)?;
     let pid_namespace = container
@@ -63,6 +70,7 @@ pub(super) async fn create(
     resources.directory = Some(directory);
     fs::create_dir_all(&container.work).context(what)?;
     make_upper(&container.image, &container.upper).context(what)?;
+    resources.usage = Some(Usage::new(container.upper.clone()));
     shared.prepare_cgroup().await?;
     let cgroup = Arc::new(Cgroup::create(
         &shared.paths.cgroup,
@@ -70,6 +78,7 @@ pub(super) async fn create(
         &settings,
     )?);
     resources.cgroup = Some(cgroup.clone());
+    cgroup.restrict_devices(&device_rules)?;
 
     let new_namespaces = container.new_namespaces;
     let plan = Plan {
@@ -103,8 +112,10 @@ pub(super) async fn exec(
     cgroup: &Cgroup,
     container: &OwnedFd,
     init_pid: u32,
+    seccomp: Option<Filter>,
 ) -> Result<Waiting> {
     let mut process = spec::parse_process(&request.process)?;
+    process.seccomp = seccomp;
     process.user_name = spec::user(&request.user)?;
     process.terminal = request.stdio.terminal;
     let stdio = Prepared::new(shared, &request.stdio)?;

@@ -18,11 +18,13 @@ mod create;
 mod launch;
 mod stdio;
 mod supervisor;
+mod usage;
 
 pub use backing::{Backing, GuestDisks, Image};
 pub use stdio::StdioSpec;
 pub(crate) use stdio::terminal_size;
 
+use crate::cgroup::Cgroup;
 use crate::deadline::Deadline;
 use crate::error::Context;
 use crate::events::Events;
@@ -31,12 +33,13 @@ use crate::reaper::Reaper;
 use crate::streams::Hub;
 use crate::{Error, Result, cgroup, sys};
 use actor::Command;
-use bulkhead_agent_api::agent::ContainerState;
+use bulkhead_agent_api::agent::{ContainerState, ContainerStats};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::{OnceCell, mpsc, oneshot};
+use usage::Usage;
 
 /// The most containers that there can be at a time.
 const MAX_CONTAINERS: usize = 1024;
@@ -61,6 +64,7 @@ pub struct Shared {
     /// Set when the cgroup for the containers is there.
     cgroup_prepared: OnceCell<()>,
     backing: Arc<dyn Backing>,
+    stats_turn: tokio::sync::Mutex<()>,
     /// The streams.
     pub hub: Arc<Hub>,
     /// The events.
@@ -93,6 +97,15 @@ impl Shared {
 struct Entry {
     commands: mpsc::Sender<Command>,
     snapshot: Arc<Mutex<ContainerState>>,
+    /// Set when the container is there.
+    figures: Arc<OnceLock<Figures>>,
+}
+
+/// Where a container's figures come from. Reading them has nothing to do with its actor.
+#[derive(Clone)]
+struct Figures {
+    cgroup: Arc<Cgroup>,
+    usage: Arc<Usage>,
 }
 
 /// A container to create.
@@ -135,6 +148,7 @@ impl Engine {
                 reaper: Reaper::start()?,
                 cgroup_prepared: OnceCell::new(),
                 backing,
+                stats_turn: tokio::sync::Mutex::default(),
                 hub: Arc::default(),
                 events: Arc::default(),
             }),
@@ -163,6 +177,7 @@ impl Engine {
         let (commands, mailbox) = mpsc::channel(MAILBOX);
         let snapshot = Arc::new(Mutex::new(ContainerState::new()));
         let (reply, answer) = oneshot::channel();
+        let figures = Arc::new(OnceLock::new());
         {
             let mut containers = self.containers();
             if containers.contains_key(&spec.id) {
@@ -179,6 +194,7 @@ impl Engine {
             let entry = Entry {
                 commands: commands.clone(),
                 snapshot: snapshot.clone(),
+                figures: figures.clone(),
             };
             containers.insert(spec.id.clone(), entry);
         }
@@ -196,6 +212,7 @@ impl Engine {
                 commands,
                 mailbox,
                 snapshot.clone(),
+                figures,
             )
             .await;
             engine.free(&id, &snapshot);
@@ -229,6 +246,51 @@ impl Engine {
             all,
         };
         self.ask(id, |reply| Command::Signal(target, reply)).await
+    }
+
+    /// Sets new limits (`linux.resources`, JSON): all of them or none.
+    pub async fn update(&self, id: &Id, resources: Vec<u8>) -> Result<()> {
+        self.ask(id, |reply| Command::Update(resources, reply))
+            .await
+    }
+
+    /// Stops every process of a container; returns when all have stopped. When they do not before
+    /// the deadline, they go on.
+    pub async fn pause(&self, id: &Id, deadline: Deadline) -> Result<()> {
+        self.ask(id, |reply| Command::Pause(deadline, reply)).await
+    }
+
+    /// Lets a paused container go on.
+    pub async fn resume(&self, id: &Id) -> Result<()> {
+        self.ask(id, Command::Resume).await
+    }
+
+    /// The figures of these containers, of all if none is named. One caller at a time; no actor
+    /// notices.
+    pub async fn stats(&self, ids: &[Id]) -> Result<Vec<ContainerStats>> {
+        let _turn = self.shared.stats_turn.lock().await;
+        let mut wanted: Vec<(Id, Figures)> = {
+            let containers = self.containers();
+            let named = |id: &Id| ids.is_empty() || ids.contains(id);
+            containers
+                .iter()
+                .filter(|(id, _)| named(id))
+                .filter_map(|(id, entry)| Some((id.clone(), entry.figures.get()?.clone())))
+                .collect()
+        };
+        wanted.sort_by(|a, b| a.0.as_str().cmp(b.0.as_str()));
+        let work = tokio::task::spawn_blocking(move || {
+            let read = |(id, figures): (Id, Figures)| {
+                let mut stats = figures.cgroup.stats();
+                stats.container_id = id.to_string();
+                stats.timestamp_ns = supervisor::now_ns();
+                stats.writable_layer = Some(figures.usage.newest()).into();
+                stats
+            };
+            wanted.into_iter().map(read).collect()
+        });
+        let cut_short = |_| Error::Internal("Reading statistics was cut short".to_owned());
+        work.await.map_err(cut_short)
     }
 
     /// Sets the size of a terminal, in columns and rows.

@@ -25,6 +25,8 @@ const LINKS: [(&str, &str); 5] = [
     ("/dev/stderr", "/proc/self/fd/2"),
 ];
 
+const CORE: (&str, &str) = ("/dev/core", "/proc/kcore");
+
 /// Makes them all.
 pub(super) fn create(root: &Root, devices: &[Device]) -> Step {
     for (path, major, minor) in DEFAULT {
@@ -47,7 +49,10 @@ pub(super) fn create(root: &Root, devices: &[Device]) -> Step {
     for device in devices {
         node(root, device)?;
     }
-    for (path, target) in LINKS {
+    // As other runtimes: only where the kernel has it.
+    let core = root.open(CORE.1, rustix::fs::OFlags::PATH).is_ok();
+    let core = core.then_some(CORE);
+    for (path, target) in LINKS.into_iter().chain(core) {
         let (parent, name) = root.parent(path)?;
         match rustix::fs::symlinkat(target, &parent, name) {
             // The image or a mount brings its own.

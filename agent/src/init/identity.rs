@@ -98,11 +98,17 @@ pub(super) fn assume(process: &Process, prepared: &Prepared) -> Step {
     rustix::thread::set_thread_res_uid(uid, uid, uid).doing(what)?;
     rustix::thread::set_keep_capabilities(false).doing(what)?;
     let bits = |set: u64| CapabilitySet::from_bits_retain(set & known);
+    // To install a filter later. `execve` makes the program's capabilities from the bounding,
+    // inheritable and ambient sets, so that this one goes no further (capabilities(7)).
+    let more = match (&process.seccomp, process.no_new_privileges) {
+        (Some(_), false) => CapabilitySet::SYS_ADMIN.bits(),
+        _ => 0,
+    };
     rustix::thread::set_capabilities(
         None,
         CapabilitySets {
-            effective: bits(sets.effective),
-            permitted: bits(sets.permitted),
+            effective: bits(sets.effective | more),
+            permitted: bits(sets.permitted | more),
             inheritable: bits(sets.inheritable),
         },
     )

@@ -3,13 +3,12 @@
 //! Everything goes by descriptors opened inside the root; what covers a file is the guest's own
 //! /dev/null, opened before anything of the container was looked at, not the container's.
 
-use super::mounts::{attach, copy, open_path};
+use super::mounts::{attach, copy, new, open_path};
 use super::root::Root;
 use super::{Doing, Failure, FailureKind, Step};
 use crate::sys::mount::{attr, set_attributes};
 use rustix::fs::{FileType, OFlags, makedev};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use std::os::fd::OwnedFd;
 
 /// The guest's /dev/null.
@@ -40,15 +39,8 @@ pub(super) fn hide(root: &Root, path: &str, null: &Null) -> Step {
     };
     let stat = rustix::fs::fstat(&place).doing(&what)?;
     let cover = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-        let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).doing(&what)?;
-        rustix::mount::fsconfig_set_string(&context, "size", "0").doing(&what)?;
-        rustix::mount::fsconfig_create(&context).doing(&what)?;
-        rustix::mount::fsmount(
-            &context,
-            FsMountFlags::FSMOUNT_CLOEXEC,
-            MountAttrFlags::empty(),
-        )
-        .doing(&what)?
+        let size = ("size".to_owned(), Some("0".to_owned()));
+        new("tmpfs", "tmpfs", &[size], &what)?
     } else {
         copy(&null.0, false).doing(&what)?
     };

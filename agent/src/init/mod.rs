@@ -12,8 +12,8 @@
 //! The clone has put the process into its cgroup and its new namespaces. Then: join or make the
 //! mount namespace and all that is in it ([`root`], [`mounts`], [`devices`], [`mask`]), the
 //! terminal ([`terminal`]), the user and the working directory ([`user`]), limits, capabilities
-//! ([`identity`]); say READY; wait for GO; look the program up and run it ([`program`]). The
-//! control socket is close-on-exec: its end tells the agent that the program runs.
+//! ([`identity`]); say READY; wait for GO; install the seccomp filter; look the program up and run it
+//! ([`program`]). The control socket is close-on-exec: its end tells the agent that the program runs.
 //!
 //! The process is not dumpable, so that the programs of a container that it joins can neither
 //! trace it nor look into its `/proc` directory unless they have CAP_SYS_PTRACE in the guest.
@@ -101,6 +101,10 @@ fn become_program(control: &Control, plan: OwnedFd, others: Vec<OwnedFd>) -> Ste
         });
     }
     process::default_signals();
+    // Whatever the filter refuses, between here and the program there is only `execve`.
+    if let Some(filter) = &plan.process.seccomp {
+        crate::sys::seccomp::install(filter).doing("install the seccomp filter")?;
+    }
     Err(program::run(&plan.process.args, &env))
 }
 

@@ -53,7 +53,11 @@ pub(super) fn mount(root: &Root, mount: &Mount) -> Step {
             recursive,
             create,
         } => bind(path, *recursive, *create)?,
-        Source::New { kind, parameters } => new(kind, parameters, &what)?,
+        Source::New {
+            kind,
+            source,
+            parameters,
+        } => new(kind, source, parameters, &what)?,
     };
     let is_directory = match &mount.what {
         Source::New { .. } => true,
@@ -114,8 +118,14 @@ fn bind(path: &str, recursive: bool, create: bool) -> Step<OwnedFd> {
 }
 
 /// A detached mount of a new file system.
-fn new(kind: &str, parameters: &[(String, Option<String>)], what: &str) -> Step<OwnedFd> {
+pub(super) fn new(
+    kind: &str,
+    source: &str,
+    parameters: &[(String, Option<String>)],
+    what: &str,
+) -> Step<OwnedFd> {
     let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).doing(what)?;
+    rustix::mount::fsconfig_set_string(context.as_fd(), "source", source).doing(what)?;
     for (key, value) in parameters {
         let result = match value {
             Some(value) => {

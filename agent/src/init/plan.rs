@@ -6,6 +6,7 @@
 //! container may be able to reach, so they are untrusted.
 
 use crate::Error;
+use crate::seccomp::Filter;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -117,6 +118,8 @@ pub enum Source {
     New {
         /// As `tmpfs`.
         kind: String,
+        /// What tables of mounts show as the source.
+        source: String,
         /// Parameters of that file system; `None` is a flag.
         parameters: Vec<(String, Option<String>)>,
     },
@@ -162,6 +165,8 @@ pub struct Process {
     pub capabilities: Capabilities,
     /// See prctl(2).
     pub no_new_privileges: bool,
+    /// Installed as the last thing before the program runs.
+    pub seccomp: Option<Filter>,
     /// `RLIMIT_*`, soft, hard.
     pub limits: Vec<(u32, u64, u64)>,
     /// See proc(5).

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bulkhead_agent_api::agent::{
     ConfigureRequest, ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty,
     Event, EventsRequest, ExecRequest, ExecResponse, ListContainersResponse, ResizeTerminalRequest,
-    SignalRequest,
+    SignalRequest, StatsRequest, StatsResponse, UpdateContainerRequest,
 };
 use bulkhead_agent_api::agent_ttrpc;
 use std::sync::Arc;
@@ -140,6 +140,46 @@ impl agent_ttrpc::Agent for Service {
         let size = engine::terminal_size(request.width, request.height).map_err(rpc)?;
         self.engine.resize(&id, exec_id, size).await.map_err(rpc)?;
         Ok(Empty::new())
+    }
+
+    async fn update_container(
+        &self,
+        _: &TtrpcContext,
+        request: UpdateContainerRequest,
+    ) -> Answer<Empty> {
+        self.engine
+            .update(&container(&request.container_id)?, request.resources)
+            .await
+            .map_err(rpc)?;
+        Ok(Empty::new())
+    }
+
+    async fn pause_container(
+        &self,
+        context: &TtrpcContext,
+        request: ContainerRequest,
+    ) -> Answer<Empty> {
+        self.engine
+            .pause(&container(&request.container_id)?, deadline(context))
+            .await
+            .map_err(rpc)?;
+        Ok(Empty::new())
+    }
+
+    async fn resume_container(&self, _: &TtrpcContext, request: ContainerRequest) -> Answer<Empty> {
+        self.engine
+            .resume(&container(&request.container_id)?)
+            .await
+            .map_err(rpc)?;
+        Ok(Empty::new())
+    }
+
+    async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> Answer<StatsResponse> {
+        let ids = request.container_ids.iter().map(|id| container(id));
+        let ids = ids.collect::<Answer<Vec<_>>>()?;
+        let mut response = StatsResponse::new();
+        response.containers = self.engine.stats(&ids).await.map_err(rpc)?;
+        Ok(response)
     }
 
     async fn remove_container(&self, _: &TtrpcContext, request: ContainerRequest) -> Answer<Empty> {

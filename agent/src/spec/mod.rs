@@ -2,19 +2,22 @@
 //!
 //! What the agent does not do is refused by name (UNIMPLEMENTED), never ignored, when leaving it out
 //! would make the container less confined or different from what was asked: user and time
-//! namespaces, network namespaces of its own, seccomp, hooks, SELinux, AppArmor, id-mapped mounts.
+//! namespaces, network namespaces of its own, hooks, SELinux, AppArmor, id-mapped mounts.
 //! `root.path`, `cgroupsPath` and annotations are ignored: the image, the cgroup and the meaning of
 //! annotations are the daemon's and the agent's own matter.
 
+mod block_io;
+mod devices;
 mod mounts;
 mod process;
 mod resources;
 
 use crate::cgroup::Setting;
+use crate::cgroup::devices::Rule;
 use crate::id::quote;
 use crate::init::plan::{Container, Device, Process};
-use crate::{Error, Result};
-use oci_spec::runtime::{Linux, LinuxDeviceType, LinuxNamespaceType, Spec};
+use crate::{Error, Result, seccomp};
+use oci_spec::runtime::{Linux, LinuxDeviceType, LinuxNamespaceType, LinuxResources, Spec};
 use std::path::{Path, PathBuf};
 
 /// The largest specification in bytes.
@@ -34,6 +37,8 @@ pub struct Parsed {
     pub process: Process,
     /// Limits of its cgroup.
     pub settings: Vec<Setting>,
+    /// Which devices it may use.
+    pub device_rules: Vec<Rule>,
     /// Files of the namespaces to join, in the order of `container.join_namespaces`.
     pub namespace_files: Vec<PathBuf>,
 }
@@ -46,10 +51,11 @@ pub fn parse(json: &[u8]) -> Result<Parsed> {
         .process()
         .as_ref()
         .ok_or_else(|| Error::Invalid("The spec has no process".to_owned()))?;
-    let process = process::convert(process)?;
+    let mut process = process::convert(process)?;
     let empty = Linux::default();
     let linux = spec.linux().as_ref().unwrap_or(&empty);
     refuse_linux(linux)?;
+    process.seccomp = linux.seccomp().as_ref().map(seccomp::compile).transpose()?;
     let mut container = Container {
         hostname: name(spec.hostname(), "hostname")?,
         domainname: name(spec.domainname(), "domainname")?,
@@ -67,14 +73,13 @@ pub fn parse(json: &[u8]) -> Result<Parsed> {
         container.mounts.push(mounts::convert(mount)?);
     }
     let namespace_files = namespaces(linux, &mut container)?;
-    let settings = match linux.resources() {
-        Some(resources) => resources::convert(resources)?,
-        None => Vec::new(),
-    };
+    let none = LinuxResources::default();
+    let (settings, device_rules) = resources::convert(linux.resources().as_ref().unwrap_or(&none))?;
     Ok(Parsed {
         container,
         process,
         settings,
+        device_rules,
         namespace_files,
     })
 }
@@ -82,6 +87,12 @@ pub fn parse(json: &[u8]) -> Result<Parsed> {
 /// Reads a `process` object.
 pub fn parse_process(json: &[u8]) -> Result<Process> {
     process::convert(&parse_json(json, "process")?)
+}
+
+/// Reads new limits (`linux.resources`) for a running container. `true`: its memory in use is to be
+/// looked at first.
+pub fn parse_update(json: &[u8]) -> Result<(Vec<Setting>, bool)> {
+    resources::update(&parse_json(json, "resources")?)
 }
 
 /// Checks the user string of a request; its meaning is the image's.
@@ -109,7 +120,6 @@ fn refuse_linux(linux: &Linux) -> Result<()> {
     let some = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|list| !list.is_empty());
     refuse("linux.uidMappings", some(linux.uid_mappings()))?;
     refuse("linux.gidMappings", some(linux.gid_mappings()))?;
-    refuse("linux.seccomp", linux.seccomp().is_some())?;
     refuse("linux.intelRdt", linux.intel_rdt().is_some())?;
     refuse("linux.memoryPolicy", linux.memory_policy().is_some())?;
     refuse("linux.personality", linux.personality().is_some())?;

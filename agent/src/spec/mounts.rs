@@ -54,8 +54,17 @@ pub(super) fn convert(mount: &runtime::Mount) -> Result<Mount> {
         }
         // An instance of its own is what every devpts is; the kernel no longer knows the word.
         options.parameters.retain(|(name, _)| name != "newinstance");
+        let source = mount.source().as_ref().map(|path| path.to_string_lossy());
+        let source = source.as_deref().unwrap_or(kind);
+        if source.contains('\0') || source.len() > 255 {
+            return Err(Error::Invalid(format!(
+                "The source of the mount {} is not valid",
+                quote(&target)
+            )));
+        }
         Source::New {
             kind: kind.to_owned(),
+            source: source.to_owned(),
             parameters: options.parameters,
         }
     };

@@ -96,6 +96,7 @@ pub(super) fn convert(process: &runtime::Process) -> Result<Process> {
             .map(capabilities)
             .unwrap_or_default(),
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
+        seccomp: None,
         limits: limits(process)?,
         oom_score_adj,
         terminal: None,

@@ -39,7 +39,7 @@ fn what_the_agent_does_not_do_is_refused_by_name() {
         (
             "/linux",
             "seccomp",
-            json!({"defaultAction": "SCMP_ACT_ALLOW"}),
+            json!({"defaultAction": "SCMP_ACT_NOTIFY"}),
         ),
         ("/linux", "rootfsPropagation", json!("shared")),
         ("/linux", "sysctl", json!({"a.b": "1"})),
@@ -155,7 +155,10 @@ fn mount_options_become_attributes_and_parameters() {
     };
     assert_eq!(tmp.set, attr::NOSUID | attr::NODEV | attr::STRICTATIME);
     assert_eq!(tmp.clear & attr::NOEXEC, attr::NOEXEC);
-    let Source::New { kind, parameters } = &tmp.what else {
+    let Source::New {
+        kind, parameters, ..
+    } = &tmp.what
+    else {
         panic!("tmpfs")
     };
     assert_eq!(kind, "tmpfs");
@@ -196,7 +199,7 @@ fn resources_become_files_of_version_2() {
             "cpu": {"shares": 1024, "quota": 5000, "period": 10000, "cpus": "0-1"},
             "pids": {"limit": -1},
             "hugepageLimits": [{"pageSize": "2MB", "limit": 0}],
-            "unified": {"memory.oom.group": "1"}
+            "unified": {"memory.oom.group": "0", "memory.high": "900", "memory.swap.max": "0"}
         }),
     )
     .unwrap();
@@ -207,12 +210,38 @@ fn resources_become_files_of_version_2() {
     assert_eq!(find("memory.max"), Some("1000"));
     assert_eq!(find("memory.swap.max"), Some("500"));
     assert_eq!(find("memory.low"), Some("10"));
-    assert_eq!(find("cpu.weight"), Some("39"));
+    assert_eq!(find("cpu.weight"), Some("100"));
     assert_eq!(find("cpu.max"), Some("5000 10000"));
     assert_eq!(find("cpuset.cpus"), Some("0-1"));
     assert_eq!(find("pids.max"), Some("max"));
     assert_eq!(find("hugetlb.2MB.max"), Some("0"));
-    assert_eq!(find("memory.oom.group"), Some("1"));
+    assert_eq!(find("memory.high"), Some("900"));
+    let group: Vec<_> = parsed
+        .settings
+        .iter()
+        .filter(|one| one.file == "memory.oom.group")
+        .collect();
+    assert_eq!(
+        group
+            .iter()
+            .map(|one| one.value.as_str())
+            .collect::<Vec<_>>(),
+        ["1", "0"]
+    );
+    assert_eq!(parsed.device_rules, crate::cgroup::devices::ALWAYS);
+    for (shares, weight) in [
+        (0, 1),
+        (3, 2),
+        (102, 17),
+        (512, 59),
+        (1024, 100),
+        (4096, 303),
+        (2000, 170),
+        (22_000, 1204),
+        (262_143, 10_000),
+    ] {
+        assert_eq!(resources::weight(shares), weight, "{shares}");
+    }
     assert_eq!(resources::weight(2), 1);
     assert_eq!(resources::weight(262_144), 10_000);
     assert_eq!(resources::weight(u64::MAX), 10_000);

@@ -5,6 +5,19 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
+/// Copies a program of this machine, and the libraries it needs, to the same places.
+pub(crate) fn install(program: &str, root: &Path, name: &str) {
+    fs::copy(program, root.join(name)).unwrap();
+    let ldd = Command::new("ldd").arg(program).output().unwrap();
+    for word in String::from_utf8(ldd.stdout).unwrap().split_whitespace() {
+        if word.starts_with('/') && word != program {
+            let target = root.join(word.trim_start_matches('/'));
+            fs::create_dir_all(target.parent().unwrap()).unwrap();
+            fs::copy(fs::canonicalize(word).unwrap(), target).unwrap();
+        }
+    }
+}
+
 /// A root with busybox, its libraries and a few files to meet.
 pub(crate) fn make_image(root: &Path) {
     for directory in [
@@ -19,15 +32,10 @@ pub(crate) fn make_image(root: &Path) {
     ] {
         fs::create_dir_all(root.join(directory)).unwrap();
     }
-    fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-    let ldd = Command::new("ldd").arg("/bin/busybox").output().unwrap();
-    for word in String::from_utf8(ldd.stdout).unwrap().split_whitespace() {
-        if word.starts_with('/') {
-            let target = root.join(word.trim_start_matches('/'));
-            fs::create_dir_all(target.parent().unwrap()).unwrap();
-            fs::copy(fs::canonicalize(word).unwrap(), target).unwrap();
-        }
-    }
+    install("/bin/busybox", root, "bin/busybox");
+    // What it is needs the file beside it: see the probe.
+    install(env!("CARGO_BIN_EXE_probe"), root, "bin/probe");
+    fs::write(root.join("etc/probe"), "").unwrap();
     let applets = Command::new("/bin/busybox").arg("--list").output().unwrap();
     for applet in String::from_utf8(applets.stdout)
         .unwrap()

@@ -8,7 +8,7 @@ fn a_container_sees_its_own_processes_names_and_devices() {
         let text = pod
             .script("hostname; echo $$; cat /proc/self/cgroup; ls /proc/self/fd; ls /dev; cat /proc/self/comm")
             .await;
-        let expected = "box\n1\n0::/\n0\n1\n2\n3\nfd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nstderr\nstdin\nstdout\ntty\nurandom\nzero\ncat\n";
+        let expected = "box\n1\n0::/\n0\n1\n2\n3\ncore\nfd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nstderr\nstdin\nstdout\ntty\nurandom\nzero\ncat\n";
         assert_eq!(text, expected);
     });
 }

@@ -37,7 +37,10 @@ fn a_container_runs_to_its_end_and_leaves_nothing() {
         assert!(!pod.world.cgroup.join(&id).exists());
         assert!(!pod.world.base.join("scratch").join(&id).exists());
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        assert!(!mounts.contains("bulkhead-engine"), "{mounts}");
+        for place in ["mount", "scratch"] {
+            let place = pod.world.base.join(place);
+            assert!(!mounts.contains(place.to_str().unwrap()), "{mounts}");
+        }
         assert_eq!(code(pod.start(&id).await).0, Code::NOT_FOUND);
         // The name is free again.
         container.stdio = Default::default();

@@ -16,7 +16,7 @@ fn resources_are_files_of_the_containers_cgroup() {
             );
         assert_eq!(
             pod.succeed(container).await,
-            "67108864\n50\n50000 100000\n79\n"
+            "67108864\n50\n50000 100000\n174\n"
         );
         let container =
             Container::shell("true").with("/linux/resources", json!({"cpu": {"cpus": "4000"}}));

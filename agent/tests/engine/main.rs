@@ -3,11 +3,14 @@
 //! and does nothing, unless BULKHEAD_LAB=1 makes that an error.
 #![allow(missing_docs)]
 
+mod compare;
+mod escapes;
 mod exec;
 mod identity;
 mod image;
 mod isolation;
 mod lifecycle;
 mod limits;
+mod seccomp;
 mod stdio;
 mod support;

@@ -65,7 +65,14 @@ pub(crate) fn run<F: Future<Output = ()> + Send + 'static>(test: impl FnOnce(Pod
     });
     match receiver.recv().unwrap() {
         Ok(Ok(())) => {}
-        Ok(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
+        Ok(Err(panic)) => {
+            let panic = panic.into_panic();
+            // The harness has given what the engine's thread printed to the test that started it.
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+            eprintln!("{}", text.unwrap_or_default());
+            std::panic::resume_unwind(panic)
+        }
         Err(_) => panic!("The test takes too long"),
     }
 }

@@ -29,6 +29,8 @@ pub(crate) struct Config {
     pub(crate) cgroup_parent: PathBuf,
     /// The users that VMMs run as.
     pub(crate) vmm_users: VmmUsers,
+    /// Where Localhost seccomp profiles are whose path is not absolute.
+    pub(crate) seccomp_profiles: PathBuf,
     /// The handler of pods whose request names none.
     pub(crate) default_runtime: String,
     /// The image store.
@@ -56,6 +58,7 @@ impl Default for Config {
             vmm: "/usr/lib/bulkhead/bulkhead-vmm".into(),
             cgroup_parent: "/bulkhead".into(),
             vmm_users: VmmUsers::default(),
+            seccomp_profiles: "/var/lib/kubelet/seccomp".into(),
             default_runtime: "bulkhead".to_owned(),
             images: ImagesConfig::default(),
             runtimes: [("bulkhead".to_owned(), RuntimeConfig::default())].into(),
@@ -125,6 +128,7 @@ impl Config {
             vmm: self.vmm.clone(),
             cgroup_parent: self.cgroup_parent.clone(),
             vmm_users: self.vmm_users,
+            seccomp_profiles: self.seccomp_profiles.clone(),
         }
     }
 }

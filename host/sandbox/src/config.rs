@@ -16,6 +16,8 @@ pub struct NodeConfig {
     pub cgroup_parent: PathBuf,
     /// The users that VMMs run as.
     pub vmm_users: VmmUsers,
+    /// Where Localhost seccomp profiles are whose path is not absolute.
+    pub seccomp_profiles: PathBuf,
 }
 
 /// A range of user ids, and of group ids of the same numbers, that belong to VMMs alone.
@@ -30,7 +32,7 @@ pub struct VmmUsers {
 
 impl Default for VmmUsers {
     /// In a part of the range that systemd leaves to others (its document "Users, Groups, UIDs and
-    /// GIDs"), above 31 bits' half and below the numbers that are negative to some programs.
+    /// GIDs"), below the numbers that some programs take for negative.
     fn default() -> Self {
         Self {
             first: 1_900_000_000,

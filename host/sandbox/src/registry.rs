@@ -207,7 +207,9 @@ impl Sandboxes {
         let running = sandbox.running()?;
         let id = new_id()?;
         let name = names::of_container(&config, &sandbox.id())?;
-        let built = spec::build(&id, &config, &sandbox.record().config, &image)?;
+        let mut built = spec::build(&id, &config, &sandbox.record().config, &image)?;
+        let profiles = &self.services.config.seccomp_profiles;
+        spec::seccomp::apply(&mut built.spec, &config, profiles).await?;
         let stop_signal = spec::stop_signal(&image.stop_signal)?;
         let mut request = CreateContainerRequest::new();
         request.container_id = id.clone();

@@ -4,6 +4,7 @@
 
 mod process;
 mod refuse;
+pub(crate) mod seccomp;
 mod security;
 
 use crate::container::ContainerImage;

@@ -3,7 +3,6 @@
 use crate::{Result, SandboxError};
 use bulkhead_cri::v1;
 use bulkhead_cri::v1::NamespaceMode;
-use bulkhead_cri::v1::security_profile::ProfileType;
 
 /// Refuses a pod that needs the host, or what is not built.
 pub(crate) fn sandbox(config: &v1::PodSandboxConfig) -> Result<()> {
@@ -25,18 +24,10 @@ pub(crate) fn container(config: &v1::ContainerConfig) -> Result<()> {
     if let Some(options) = &security.namespace_options {
         namespaces("config.linux.security_context.namespace_options", options)?;
     }
-    let seccomp = security
-        .seccomp
-        .as_ref()
-        .map(v1::SecurityProfile::profile_type);
     for (asked, field) in [
         (!config.mounts.is_empty(), "config.mounts"),
         (!config.devices.is_empty(), "config.devices"),
         (!config.cdi_devices.is_empty(), "config.CDI_devices"),
-        (
-            seccomp == Some(ProfileType::Localhost),
-            "config.linux.security_context.seccomp (Localhost profile)",
-        ),
     ] {
         if asked {
             return Err(not_built(field));
