@@ -3,6 +3,7 @@
 //! and does nothing, unless BULKHEAD_LAB=1 makes that an error.
 #![allow(missing_docs)]
 
+mod control;
 mod exec;
 mod identity;
 mod image;
