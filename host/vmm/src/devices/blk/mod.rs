@@ -247,6 +247,19 @@ impl Disk {
         self.serve(None, &AtomicBool::new(false));
     }
 
+    /// Serves the queue as the worker of a disk with this file does, but in the caller's thread.
+    #[cfg(fuzzing)]
+    pub fn serve_file(&self, file: &File) {
+        let _ = self.kick.read();
+        self.serve(Some(file), &AtomicBool::new(false));
+    }
+
+    /// Sets the capacity without a file.
+    #[cfg(fuzzing)]
+    pub fn set_sectors(&self, sectors: u64) {
+        self.capacity.store(sectors, Ordering::SeqCst);
+    }
+
     /// The worker thread.
     fn work(&self, worker: &Worker) {
         let stop = borrow(&worker.stop);

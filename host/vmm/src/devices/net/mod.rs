@@ -119,7 +119,14 @@ impl Net {
         Ok(())
     }
 
-    fn tap_readable(&self) {
+    /// Puts any socket in the place of the tap.
+    #[cfg(fuzzing)]
+    pub fn bind_socket(&self, socket: OwnedFd) {
+        lock(&self.state).tap = Some(socket);
+    }
+
+    /// The tap has packets.
+    pub fn tap_readable(&self) {
         lock(&self.state).readable = true;
         self.serve();
     }
