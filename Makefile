@@ -9,6 +9,7 @@ help:
 	@echo "make test    formatting, lints, unit tests, tests with real VMs"
 	@echo "make build   programs, guest kernel and guest image, into out/"
 	@echo "make bench   figures, side by side with the peers"
+	@echo "make fuzz    every fuzz target for five minutes"
 	@echo "make lint | unit | guest | e2e    the parts of make test"
 	@echo "make clean   remove out/ and target/ (not the cache in $(BULKHEAD_CACHE))"
 
@@ -40,6 +41,9 @@ e2e: build
 
 bench: build
 	@scripts/bench
+
+fuzz: deps
+	@scripts/fuzz
 
 clean:
 	rm -rf out target

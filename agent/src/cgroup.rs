@@ -38,6 +38,20 @@ pub fn prepare(parent: &Path) -> Result<()> {
     enable_controllers(parent)
 }
 
+/// Limits the memory of a cgroup to what is available now but `reserve` bytes.
+pub fn reserve_memory(cgroup: &Path, reserve: u64) -> Result<()> {
+    let what = || "Cannot read /proc/meminfo".to_owned();
+    let text = fs::read_to_string("/proc/meminfo").context(what)?;
+    let available = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok())
+        .ok_or_else(|| Error::Internal("/proc/meminfo has no MemAvailable".to_owned()))?;
+    let limit = (available * 1024).saturating_sub(reserve);
+    fs::write(cgroup.join("memory.max"), limit.to_string())
+        .context(|| format!("Cannot limit the memory of {}", cgroup.display()))
+}
+
 /// Lets the children of a cgroup use every controller that it has. A controller that the kernel
 /// refuses is left out: a limit that needs it fails by name later.
 fn enable_controllers(cgroup: &Path) -> Result<()> {

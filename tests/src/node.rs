@@ -130,11 +130,25 @@ impl Node {
         Ok(())
     }
 
-    /// Ends the daemon as a service manager does, and checks that nothing of a pod is left.
+    /// Ends the daemon as a service manager does, and checks that nothing of a pod is left and that no
+    /// VMM made a system call that its filter forbids.
+    ///
+    /// # Errors
+    /// Something is left, a filter struck, or the daemon did not end well.
+    pub fn finish(self) -> Result<()> {
+        ensure!(
+            !self.log().contains("seccomp"),
+            "A seccomp filter killed a VMM:\n{}",
+            self.log()
+        );
+        self.finish_after_seccomp_violation()
+    }
+
+    /// As [`Node::finish`], after a test in which a filter was to strike.
     ///
     /// # Errors
     /// Something is left, or the daemon did not end well.
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish_after_seccomp_violation(mut self) -> Result<()> {
         let leaks = self.leaks();
         ensure!(
             leaks.is_empty(),

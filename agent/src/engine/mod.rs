@@ -162,6 +162,13 @@ impl Engine {
         self.shared.prepare_cgroup().await
     }
 
+    /// Keeps memory (bytes) back from all containers together, for the agent and the kernel: when
+    /// they use up the rest, it is one of them that the kernel ends.
+    pub async fn reserve_memory(&self, reserve: u64) -> Result<()> {
+        self.shared.prepare_cgroup().await?;
+        cgroup::reserve_memory(&self.shared.paths.cgroup, reserve)
+    }
+
     /// The streams, for their server.
     pub fn hub(&self) -> &Arc<Hub> {
         &self.shared.hub

@@ -21,6 +21,8 @@ use tokio::sync::Notify;
 
 /// Where the agent keeps its things.
 const RUN: &str = "/run/bulkhead";
+/// Memory in bytes that the containers together leave, for streams, more containers and the kernel.
+const RESERVE: u64 = 8 << 20;
 /// How long the answer to `Shutdown` may take to leave before the machine ends.
 const FAREWELL: Duration = Duration::from_millis(20);
 
@@ -89,7 +91,7 @@ async fn serve(started_ns: u64) -> Result<()> {
         if let Err(error) = announce::announce(started_ns).await {
             tracing::warn!("Nobody takes the announcement: {error}");
         }
-        if let Err(error) = ahead.prepare().await {
+        if let Err(error) = ahead.reserve_memory(RESERVE).await {
             tracing::error!("{}", error.chain());
         }
     });

@@ -66,3 +66,61 @@ fn a_fork_bomb_can_be_removed() {
         assert!(!pod.world.cgroup.join(&container.id).exists());
     });
 }
+
+#[test]
+fn memory_that_is_used_up_ends_the_container_as_a_whole() {
+    run(|pod| async move {
+        let with = |unified: serde_json::Value| {
+            Container::shell("(x=a; while :; do x=$x$x; done); echo survived").with(
+                "/linux/resources",
+                json!({"memory": {"limit": 16_777_216, "swap": 16_777_216}, "unified": unified}),
+            )
+        };
+        let (text, exit) = pod.run(with(json!({}))).await;
+        assert!(exit.oom_killed, "{exit:?}");
+        assert_eq!((exit.code, text.contains("survived")), (137, false));
+        // Unless the specification wants it otherwise.
+        let (text, exit) = pod.run(with(json!({"memory.oom.group": "0"}))).await;
+        assert!(
+            exit.oom_killed && text.contains("survived"),
+            "{exit:?} {text}"
+        );
+        assert_eq!(exit.code, 0);
+    });
+}
+
+#[test]
+fn every_other_limit_is_a_file_too() {
+    run(|pod| async move {
+        let files = "memory.low memory.swap.max memory.high cpu.idle cpu.max.burst hugetlb.2MB.max io.weight cpuset.cpus memory.oom.group";
+        let container = Container::shell(&format!("cd /sys/fs/cgroup; cat {files}")).with(
+            "/linux/resources",
+            json!({
+                "memory": {"limit": 67_108_864, "swap": 67_112_960, "reservation": 8192},
+                "cpu": {"idle": 1, "shares": 512, "quota": 50000, "burst": 1000, "cpus": "0"},
+                "hugepageLimits": [{"pageSize": "2MB", "limit": 4_194_304}],
+                "unified": {"memory.high": "50003968"},
+                "blockIO": {"weight": 10},
+            }),
+        );
+        let text = pod.succeed(container).await;
+        assert_eq!(
+            text,
+            "8192\n4096\n50003968\n1\n1000\n4194304\ndefault 1\n0\n1\n"
+        );
+        for (resources, named) in [
+            (json!({"unified": {"no.such": "1"}}), "no.such"),
+            (json!({"memory": {"swappiness": 10}}), "swappiness"),
+            (json!({"cpu": {"realtimeRuntime": 10}}), "realtimeRuntime"),
+            (
+                json!({"hugepageLimits": [{"pageSize": "3MB", "limit": 1}]}),
+                "hugetlb.3MB.max",
+            ),
+        ] {
+            let container = Container::shell("true").with("/linux/resources", resources);
+            let (_, message) = code(pod.create(&container).await);
+            assert!(message.contains(named), "{message}");
+            assert!(!pod.world.cgroup.join(&container.id).exists());
+        }
+    });
+}

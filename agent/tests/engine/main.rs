@@ -4,6 +4,7 @@
 #![allow(missing_docs)]
 
 mod compare;
+mod control;
 mod escapes;
 mod exec;
 mod identity;

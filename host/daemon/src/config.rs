@@ -1,7 +1,7 @@
 //! The daemon's configuration file.
 
 use anyhow::{Context, Result};
-use bulkhead_sandbox::{NodeConfig, RuntimeConfig};
+use bulkhead_sandbox::{NodeConfig, RuntimeConfig, VmmUsers};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -27,6 +27,8 @@ pub(crate) struct Config {
     pub(crate) vmm: PathBuf,
     /// Parent of the cgroups of pods whose request names none.
     pub(crate) cgroup_parent: PathBuf,
+    /// The users that VMMs run as.
+    pub(crate) vmm_users: VmmUsers,
     /// Where Localhost seccomp profiles are whose path is not absolute.
     pub(crate) seccomp_profiles: PathBuf,
     /// The handler of pods whose request names none.
@@ -55,6 +57,7 @@ impl Default for Config {
             socket: DEFAULT_SOCKET.into(),
             vmm: "/usr/lib/bulkhead/bulkhead-vmm".into(),
             cgroup_parent: "/bulkhead".into(),
+            vmm_users: VmmUsers::default(),
             seccomp_profiles: "/var/lib/kubelet/seccomp".into(),
             default_runtime: "bulkhead".to_owned(),
             images: ImagesConfig::default(),
@@ -88,6 +91,11 @@ impl Config {
                 config.default_runtime
             );
         }
+        let VmmUsers { first, count } = config.vmm_users;
+        anyhow::ensure!(
+            first > 0 && count > 0 && first.checked_add(count).is_some(),
+            "vmm_users is {count} users from {first}; it must be at least one, none of them root, and end below 2^32 - 1"
+        );
         for (name, runtime) in &config.runtimes {
             let within = |value: u64, least: u64, most: u64, key: &str| {
                 anyhow::ensure!(
@@ -119,6 +127,7 @@ impl Config {
             state: self.state.clone(),
             vmm: self.vmm.clone(),
             cgroup_parent: self.cgroup_parent.clone(),
+            vmm_users: self.vmm_users,
             seccomp_profiles: self.seccomp_profiles.clone(),
         }
     }
@@ -148,6 +157,8 @@ mod tests {
     #[test]
     fn values_out_of_range_are_named() {
         assert!(error("[runtimes.bulkhead]\ncpus = 0").contains("runtimes.bulkhead.cpus is 0"));
+        assert!(error("vmm_users = { first = 0 }").contains("vmm_users"));
+        assert!(error("vmm_users = { first = 4294967295 }").contains("vmm_users"));
         assert!(error("default_runtime = 'x'").contains("[runtimes.x]"));
         assert!(error("[runtimes.bulkhead]\ncpus = 'two'").contains("cpus"));
     }

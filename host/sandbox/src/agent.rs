@@ -9,7 +9,8 @@ use crate::record::StreamIds;
 use crate::{Result, SandboxError};
 use bulkhead_agent_api::agent::{
     ConfigureRequest, ContainerRequest, CreateContainerRequest, Empty, Event, EventsRequest,
-    ExecRequest, ListContainersResponse, ResizeTerminalRequest, SignalRequest, Stdio,
+    ExecRequest, ListContainersResponse, ResizeTerminalRequest, SignalRequest, StatsRequest,
+    StatsResponse, Stdio, UpdateContainerRequest,
 };
 use bulkhead_agent_api::agent_ttrpc::AgentClient;
 use bulkhead_agent_api::{CONTROL_PORT, STREAM_PORT};
@@ -85,6 +86,20 @@ impl Agent {
         let request = container_request(id);
         let call = self.client.remove_container(deadline(), &request);
         self.call("Removal", container(id), call).await.map(drop)
+    }
+
+    pub(crate) async fn update(&self, request: &UpdateContainerRequest) -> Result<()> {
+        let call = self.client.update_container(deadline(), request);
+        self.call("Update", container(&request.container_id), call)
+            .await
+            .map(drop)
+    }
+
+    pub(crate) async fn stats(&self, container_ids: Vec<String>) -> Result<StatsResponse> {
+        let mut request = StatsRequest::new();
+        request.container_ids = container_ids;
+        let call = self.client.stats(deadline(), &request);
+        self.call("Reading statistics", self.pod(), call).await
     }
 
     pub(crate) async fn exec(&self, request: &ExecRequest) -> Result<()> {

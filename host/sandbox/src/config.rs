@@ -14,8 +14,31 @@ pub struct NodeConfig {
     pub vmm: PathBuf,
     /// The parent of pod cgroups for pods whose request names none, beneath the cgroup v2 mount.
     pub cgroup_parent: PathBuf,
+    /// The users that VMMs run as.
+    pub vmm_users: VmmUsers,
     /// Where Localhost seccomp profiles are whose path is not absolute.
     pub seccomp_profiles: PathBuf,
+}
+
+/// A range of user ids, and of group ids of the same numbers, that belong to VMMs alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VmmUsers {
+    /// The first; not 0.
+    pub first: u32,
+    /// How many there are: so many VMs can run at once.
+    pub count: u32,
+}
+
+impl Default for VmmUsers {
+    /// In a part of the range that systemd leaves to others (its document "Users, Groups, UIDs and
+    /// GIDs"), below the numbers that some programs take for negative.
+    fn default() -> Self {
+        Self {
+            first: 1_900_000_000,
+            count: 65_536,
+        }
+    }
 }
 
 /// A runtime handler: how its pods' VMs are built.

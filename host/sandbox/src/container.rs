@@ -16,6 +16,7 @@ use crate::record::{ContainerRecord, ContainerState, ExitRecord};
 use crate::sandbox::{Running, Sandbox};
 use crate::{Result, SandboxError};
 use bulkhead_agent_api::agent::Exit;
+use bulkhead_cri::v1::LinuxContainerResources;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -54,6 +55,10 @@ pub struct Container {
     started_at: AtomicI64,
     pub(crate) io: Arc<ContainerIo>,
     pump: Mutex<Option<JoinHandle<()>>>,
+    /// What holds now; the record has what it was made with.
+    resources: Mutex<Option<LinuxContainerResources>>,
+    /// Held by the one who changes its limits.
+    pub(crate) updates: tokio::sync::Mutex<()>,
     /// Held by the one who removes it.
     removal: tokio::sync::Mutex<()>,
     /// Once true, the store is not written again.
@@ -70,6 +75,14 @@ impl Container {
             sandbox,
             state: watch::Sender::new(record.state.clone()),
             started_at: AtomicI64::new(started_at),
+            resources: Mutex::new(
+                record
+                    .config
+                    .linux
+                    .as_ref()
+                    .and_then(|linux| linux.resources.clone()),
+            ),
+            updates: tokio::sync::Mutex::default(),
             record,
             io: Arc::default(),
             pump: Mutex::default(),
@@ -87,10 +100,26 @@ impl Container {
     /// What is remembered of it, with its present state.
     #[must_use]
     pub fn record(&self) -> ContainerRecord {
-        ContainerRecord {
+        let mut record = ContainerRecord {
             state: self.state(),
             ..self.record.clone()
+        };
+        if let Some(resources) = self.resources() {
+            let linux = record.config.linux.get_or_insert_default();
+            linux.resources = Some(resources);
         }
+        record
+    }
+
+    /// Its limits as they are now.
+    pub(crate) fn resources(&self) -> Option<LinuxContainerResources> {
+        let resources = self.resources.lock();
+        resources.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_resources(&self, new: LinuxContainerResources) {
+        let resources = self.resources.lock();
+        *resources.unwrap_or_else(PoisonError::into_inner) = Some(new);
     }
 
     /// Where it is in its life.
@@ -289,7 +318,7 @@ impl Container {
     }
 
     /// Writes the present state to the store, unless the container has been removed.
-    async fn store(&self) -> Result<()> {
+    pub(crate) async fn store(&self) -> Result<()> {
         let removed = self.removed.lock().await;
         match *removed {
             true => Ok(()),

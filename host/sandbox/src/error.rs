@@ -171,6 +171,12 @@ pub enum SandboxError {
         /// The option.
         option: &'static str,
     },
+    /// Every user for VMMs is taken.
+    #[error("All {count} users for VMMs are taken; raise vmm_users.count in the configuration")]
+    NoUser {
+        /// How many there are.
+        count: u32,
+    },
     /// A command ran longer than allowed and was killed.
     #[error("The command in container {container} ran longer than {limit:?} and was killed")]
     ExecTimeout {
@@ -235,7 +241,7 @@ impl SandboxError {
                 Kind::FailedPrecondition
             }
             Self::Unsupported { .. } => Kind::Unimplemented,
-            Self::NoSlot { .. } => Kind::ResourceExhausted,
+            Self::NoSlot { .. } | Self::NoUser { .. } => Kind::ResourceExhausted,
             Self::BootTimeout { .. } | Self::ExecTimeout { .. } => Kind::DeadlineExceeded,
             Self::BootFailed { .. } | Self::Stopped { .. } | Self::PlaceEnded { .. } => {
                 Kind::Unavailable

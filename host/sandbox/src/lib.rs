@@ -25,10 +25,12 @@ mod restore;
 pub mod sandbox;
 mod scratch;
 mod spec;
+mod stats;
 mod store;
+mod update;
 mod vm;
 
-pub use config::{NodeConfig, RuntimeConfig};
+pub use config::{NodeConfig, RuntimeConfig, VmmUsers};
 pub use container::{Container, ContainerImage};
 pub use error::{Kind, SandboxError};
 pub use exec::{ExecOutput, ExecRequest, Execution};
@@ -37,6 +39,11 @@ pub use record::{ContainerRecord, ContainerState, ExitRecord, SandboxRecord, San
 pub use registry::Sandboxes;
 pub use sandbox::Sandbox;
 pub use vm::kvm;
+
+/// What the agent tells of a running container.
+pub mod figures {
+    pub use bulkhead_agent_api::agent::{ContainerStats, Pressure, PressureTimes};
+}
 
 /// The result of this crate's functions.
 pub type Result<T, E = SandboxError> = std::result::Result<T, E>;

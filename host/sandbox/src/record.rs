@@ -72,6 +72,9 @@ pub struct VmmIdentity {
     pub pid: i32,
     /// Start time, field 22 of `/proc/PID/stat`, in clock ticks since the boot of the node.
     pub start_ticks: u64,
+    /// The user and group that it runs as.
+    #[serde(default)]
+    pub user: u32,
 }
 
 /// Where a container is in its life.

@@ -9,6 +9,7 @@ use crate::record::{ContainerRecord, ContainerState, SandboxRecord, SandboxState
 use crate::sandbox::{self, Running, Sandbox, Services};
 use crate::scratch::ScratchMaker;
 use crate::store::{Store, blocking};
+use crate::vm::Users;
 use crate::{Result, SandboxError, cgroup, restore, spec};
 use bulkhead_agent_api::agent::CreateContainerRequest;
 use bulkhead_cri::v1;
@@ -42,6 +43,7 @@ impl Sandboxes {
         let path = config.root.join("state.redb");
         let store = blocking(move || Store::open(&path)).await?;
         let scratch = ScratchMaker::new(&config.root);
+        let users = Users::new(config.vmm_users);
         let maker = scratch.clone();
         blocking(move || maker.clean()).await?;
         let sandboxes = Self {
@@ -49,6 +51,7 @@ impl Sandboxes {
                 config,
                 store,
                 scratch,
+                users,
             }),
             names: Names::default(),
             sandboxes: Arc::default(),

@@ -85,7 +85,8 @@ async fn adopt(sandbox: &Arc<Sandbox>) -> Result<(Running, u64)> {
         });
     };
     let cgroup = PodCgroup::at(&record.cgroup);
-    let vm = Vm::adopt(&record.id, &sandbox.directory(), identity, &cgroup).await?;
+    let users = &sandbox.services.users;
+    let vm = Vm::adopt(&record.id, &sandbox.directory(), identity, &cgroup, users).await?;
     let place: Arc<dyn Place> = Arc::new(vm);
     let agent = Agent::connect(&record.id, Arc::clone(&place)).await?;
     let disks = ImageDisks::new(&record.id, record.runtime.read_only_slots);

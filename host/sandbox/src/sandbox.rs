@@ -25,7 +25,7 @@ use crate::place::Place;
 use crate::record::{SandboxRecord, SandboxState};
 use crate::scratch::ScratchMaker;
 use crate::store::Store;
-use crate::vm::{Feed, Vm, VmRequest};
+use crate::vm::{Feed, Users, Vm, VmRequest};
 use crate::{Result, SandboxError};
 use bulkhead_agent_api::agent::{Announcement, Exit};
 use bulkhead_vmm_api::DiskSlot;
@@ -48,6 +48,7 @@ pub(crate) struct Services {
     pub(crate) config: NodeConfig,
     pub(crate) store: Store,
     pub(crate) scratch: ScratchMaker,
+    pub(crate) users: Users,
 }
 
 /// A pod sandbox.
@@ -253,6 +254,7 @@ async fn start(sandbox: &Sandbox) -> Result<Running> {
         cgroup: &cgroup,
         vcpus: size.vcpus,
         memory_mib: size.memory_mib,
+        users: &sandbox.services.users,
     })
     .await?;
     {

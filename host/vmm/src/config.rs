@@ -1,5 +1,6 @@
 //! From a [`VmmConfig`] to owned, checked descriptors.
 
+use crate::cage::Cage;
 use crate::error::Error;
 use bulkhead_vmm_api::VmmConfig;
 use rustix::fs::FileType;
@@ -15,7 +16,7 @@ pub const MIN_MEMORY_MIB: u64 = 64;
 /// The most guest memory in MiB: 1 TiB, far below any processor's physical address width.
 pub const MAX_MEMORY_MIB: u64 = 1024 * 1024;
 /// The most disk slots of both kinds together.
-pub const MAX_SLOTS: u16 = 64;
+pub const MAX_SLOTS: u64 = 64;
 /// The longest kernel command line in bytes; Linux on x86-64 takes 2047.
 pub const MAX_CMDLINE: usize = 2047;
 
@@ -44,6 +45,8 @@ pub struct Resources {
     pub read_write_slots: u8,
     /// Whether there is a network interface.
     pub network: bool,
+    /// What the process becomes.
+    pub cage: Cage,
 }
 
 impl Resources {
@@ -60,6 +63,10 @@ impl Resources {
         let initrd = take("initrd_fd", config.initrd_fd)?;
         let control = take("control_fd", config.control_fd)?;
         let vsock = take("vsock_fd", config.vsock_fd)?;
+        let namespace = config.network_namespace_fd;
+        let namespace = namespace
+            .map(|fd| take("network_namespace_fd", fd))
+            .transpose()?;
         check_regular("kernel_fd", config.kernel_fd, kernel.as_fd())?;
         check_regular("initrd_fd", config.initrd_fd, initrd.as_fd())?;
         check_listener(
@@ -88,8 +95,19 @@ impl Resources {
             read_only_slots: config.read_only_slots,
             read_write_slots: config.read_write_slots,
             network: config.network,
+            cage: Cage {
+                uid: config.uid,
+                gid: config.gid,
+                network: namespace,
+                // Each vCPU and each bound disk has a thread.
+                threads: u64::from(config.vcpus) + slots(config),
+            },
         })
     }
+}
+
+fn slots(config: &VmmConfig) -> u64 {
+    u64::from(config.read_only_slots) + u64::from(config.read_write_slots)
 }
 
 fn check_numbers(config: &VmmConfig) -> Result<(), Error> {
@@ -106,11 +124,16 @@ fn check_numbers(config: &VmmConfig) -> Result<(), Error> {
             config.memory_mib
         ));
     }
-    let slots = u16::from(config.read_only_slots) + u16::from(config.read_write_slots);
+    let slots = slots(config);
     if slots > MAX_SLOTS {
         return refuse(format!(
             "{slots} disk slots, but a machine has at most {MAX_SLOTS}"
         ));
+    }
+    // To the kernel -1 means that nothing shall change.
+    let ids = [config.uid, config.gid];
+    if ids.contains(&0) || ids.contains(&u32::MAX) {
+        return refuse("a VMM runs neither as root nor as user or group -1".to_owned());
     }
     if config.cmdline.len() > MAX_CMDLINE || config.cmdline.contains('\0') {
         return refuse(format!(

@@ -230,6 +230,7 @@ impl Control {
             machine.serial.counters().named("console"),
             machine.vsock.counters().named("vsock"),
             machine.rng.counters().named("rng"),
+            machine.balloon.counters().named("balloon"),
         ];
         if let Some(net) = &machine.net {
             devices.push(net.counters().named("net"));

@@ -8,10 +8,10 @@ use bulkhead_vmm::control::Control;
 use bulkhead_vmm::error::chain;
 use bulkhead_vmm::machine::Machine;
 use bulkhead_vmm::verdict::{End, Verdict};
-use bulkhead_vmm::{Error, machine, vcpu};
+use bulkhead_vmm::{Error, cage, machine, seccomp, vcpu};
 use bulkhead_vmm_api::{ExitReason, VmmConfig};
 use std::io::Read;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 
 /// The longest configuration: it is mostly the command line.
 const MAX_CONFIG: u64 = 64 * 1024;
@@ -32,6 +32,7 @@ fn run(main_ns: u64) -> Result<End, Error> {
     prepare_process();
     let config = read_config()?;
     let resources = Resources::take(&config)?;
+    cage::enter(&resources.cage)?;
     let verdict = Arc::new(Verdict::new()?);
     let built = machine::build(resources, verdict)?;
     let machine = built.machine;
@@ -40,8 +41,12 @@ fn run(main_ns: u64) -> Result<End, Error> {
     if let Some(end) = machine.verdict.end() {
         return Ok(end);
     }
-    vcpu::start(&machine, built.vcpus)?;
-    machine::serve_devices(&machine)?;
+    // Nobody begins before everybody is confined.
+    let confined = Arc::new(Barrier::new(built.vcpus.len() + 2));
+    vcpu::start(&machine, built.vcpus, &confined)?;
+    machine::serve_devices(&machine, &confined)?;
+    seccomp::confine(seccomp::Thread::Control)?;
+    confined.wait();
     let mut end = control.serve()?;
     if end.reason.is_guests_fault() {
         let words = last_words(&machine);
@@ -84,20 +89,10 @@ fn read_config() -> Result<VmmConfig, Error> {
     serde_json::from_slice(&text).map_err(|error| refuse(error.to_string()))
 }
 
-/// One heap for all threads, and as many descriptors as the caps on connections may need.
+/// One heap for all threads.
 fn prepare_process() {
     // SAFETY: sets a parameter of the allocator before there is a second thread.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    // Best effort: with fewer, connections are refused earlier.
-    let _ = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum.map(|most| most.min(4096)).or(Some(4096)),
-            maximum: limit.maximum,
-        },
-    );
 }
 
 /// A panic in any thread ends the process: half a VMM is worse than none.

@@ -2,10 +2,11 @@
 
 use crate::error::Error;
 use crate::machine::Machine;
+use crate::seccomp;
 use bulkhead_vmm_api::ExitReason;
 use kvm_ioctls::{VcpuExit, VcpuFd};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Barrier};
 
 /// A vCPU's stack: the deepest call is a device's activation.
 const STACK: usize = 256 * 1024;
@@ -15,17 +16,25 @@ const SYSTEM_SHUTDOWN: u32 = 1;
 const SYSTEM_RESET: u32 = 2;
 const SYSTEM_CRASH: u32 = 3;
 
-/// Starts a thread for each vCPU.
+/// Starts a thread for each vCPU; it enters the guest when all threads are `confined`.
 ///
 /// # Errors
 /// [`Error::Host`].
-pub fn start(machine: &Arc<Machine>, vcpus: Vec<VcpuFd>) -> Result<(), Error> {
+pub fn start(
+    machine: &Arc<Machine>,
+    vcpus: Vec<VcpuFd>,
+    confined: &Arc<Barrier>,
+) -> Result<(), Error> {
     for (index, mut vcpu) in vcpus.into_iter().enumerate() {
-        let machine = Arc::clone(machine);
+        let (machine, confined) = (Arc::clone(machine), Arc::clone(confined));
         std::thread::Builder::new()
             .name(format!("vcpu{index}"))
             .stack_size(STACK)
-            .spawn(move || run(&machine, &mut vcpu))
+            .spawn(move || {
+                machine.confine(seccomp::Thread::Vcpu);
+                confined.wait();
+                run(&machine, &mut vcpu);
+            })
             .map_err(Error::host("start a thread"))?;
     }
     Ok(())

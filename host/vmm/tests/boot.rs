@@ -305,6 +305,43 @@ fn the_network_comes_with_its_tap() {
     end(vm, ExitReason::GuestPowerOff);
 }
 
+#[test]
+fn memory_that_the_guest_has_freed_goes_back_to_the_host() {
+    let images = images!();
+    let mut shape = Shape::new(&images);
+    shape.memory_mib = 256;
+    let mut vm = Vm::start(&shape);
+    vm.ready();
+    let mut shell = vm.shell();
+    let (_, before) = vm.own_memory_kib();
+    assert_eq!(shell.ask("touch 128"), (128 * 256).to_string());
+    let (_, peak) = vm.own_memory_kib();
+    let freed = std::time::Instant::now();
+    let nine_tenths_back = before + (128 << 10) / 10;
+    let after = loop {
+        let (_, now) = vm.own_memory_kib();
+        if now <= nine_tenths_back {
+            break now;
+        }
+        assert!(
+            freed.elapsed() < support::PATIENCE,
+            "{before} KiB, then {peak}, and still {now}"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    };
+    eprintln!(
+        "guest memory {before} KiB, {peak} at the peak, {after} KiB {} ms after it was freed",
+        freed.elapsed().as_millis()
+    );
+    // What came back to the host is there again for the guest.
+    assert_eq!(shell.ask("touch 128"), (128 * 256).to_string());
+    let devices = vm.status().devices;
+    let balloon = devices.iter().find(|d| d.device == "balloon").unwrap();
+    assert!(balloon.bytes >= 100 << 20, "{balloon:?}");
+    shell.tell("off");
+    end(vm, ExitReason::GuestPowerOff);
+}
+
 /// Not a test of anything: prints what the default machine costs and how Linux sees it.
 #[test]
 fn figures() {

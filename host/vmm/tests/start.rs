@@ -15,7 +15,7 @@ use rustix::net::SocketType;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use support::{Images, Shape, Vm, finish, listener, say, spawn, spawn_raw};
+use support::{Images, Shape, Vm, finish, listener, say, spawn, spawn_raw, user};
 
 /// `mov dx, port; mov al, value; out dx, al`.
 fn out_byte(port: u16, value: u8) -> Vec<u8> {
@@ -230,6 +230,9 @@ fn refused(folder: &Folder, kernel: &[u8], initrd: u64, change: Change, says: &s
                 read_only_slots: 1,
                 read_write_slots: 1,
                 network: false,
+                uid: user(),
+                gid: user(),
+                network_namespace_fd: None,
             };
             change(&mut config);
             config

@@ -48,6 +48,12 @@ pub struct VmmConfig {
     pub read_write_slots: u8,
     /// Whether the machine has a network interface, its tap bound later.
     pub network: bool,
+    /// The user that the VMM becomes, its own among all processes of the host; not 0.
+    pub uid: u32,
+    /// The group that the VMM becomes; not 0.
+    pub gid: u32,
+    /// The pod's network namespace. Without it the VMM makes an empty one for itself.
+    pub network_namespace_fd: Option<RawFd>,
 }
 
 /// A disk slot of the fixed machine.

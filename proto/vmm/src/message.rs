@@ -79,7 +79,7 @@ pub struct VmmStatus {
 /// What one device has done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceCounters {
-    /// `ro0`, `rw0`, `vsock`, `rng`, `net`, `console`.
+    /// `ro0`, `rw0`, `vsock`, `rng`, `balloon`, `net`, `console`.
     pub device: String,
     /// Requests or packets that were served.
     pub requests: u64,

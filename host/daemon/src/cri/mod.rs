@@ -4,6 +4,7 @@ mod convert;
 mod filter;
 mod images;
 mod runtime;
+mod stats;
 mod status;
 
 pub(crate) use images::{ImageApi, pull_phase};

@@ -1,11 +1,11 @@
 //! RuntimeService.
 
-use super::{convert, filter, image_status, sandbox_status};
+use super::{convert, filter, image_status, sandbox_status, stats};
 use crate::config::Config;
 use bulkhead_cri::v1::runtime_service_server::RuntimeService;
 use bulkhead_cri::v1::*;
 use bulkhead_image::{Image, ImageError, ImageStore};
-use bulkhead_sandbox::{ContainerImage, SandboxRecord, Sandboxes, kvm};
+use bulkhead_sandbox::{ContainerImage, ContainerRecord, SandboxRecord, Sandboxes, figures, kvm};
 use serde_json::json;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,6 +30,17 @@ impl RuntimeApi {
             sandboxes,
             images,
         }
+    }
+
+    fn container_figures(
+        &self,
+        record: ContainerRecord,
+        figures: &figures::ContainerStats,
+    ) -> ContainerStats {
+        // Where the pod's scratch disk is.
+        let pods = self.config.state.join("pods");
+        let mountpoint = pods.join(&record.sandbox_id).display().to_string();
+        stats::container(record, figures, mountpoint)
     }
 }
 
@@ -357,9 +368,18 @@ impl RuntimeService for RuntimeApi {
 
     async fn update_container_resources(
         &self,
-        _: Request<UpdateContainerResourcesRequest>,
+        request: Request<UpdateContainerResourcesRequest>,
     ) -> Answer<UpdateContainerResourcesResponse> {
-        not_built("UpdateContainerResources")
+        let request = request.into_inner();
+        let container = self
+            .sandboxes
+            .container(&request.container_id)
+            .map_err(sandbox_status)?;
+        container
+            .update_resources(required(request.linux, "linux")?)
+            .await
+            .map_err(sandbox_status)?;
+        Ok(Response::new(UpdateContainerResourcesResponse {}))
     }
 
     async fn reopen_container_log(
@@ -383,16 +403,35 @@ impl RuntimeService for RuntimeApi {
 
     async fn container_stats(
         &self,
-        _: Request<ContainerStatsRequest>,
+        request: Request<ContainerStatsRequest>,
     ) -> Answer<ContainerStatsResponse> {
-        not_built("ContainerStats")
+        let id = request.into_inner().container_id;
+        let container = self.sandboxes.container(&id).map_err(sandbox_status)?;
+        let (record, figures) = container.stats().await.map_err(sandbox_status)?;
+        let stats = Some(self.container_figures(record, &figures));
+        Ok(Response::new(ContainerStatsResponse { stats }))
     }
 
     async fn list_container_stats(
         &self,
-        _: Request<ListContainerStatsRequest>,
+        request: Request<ListContainerStatsRequest>,
     ) -> Answer<ListContainerStatsResponse> {
-        not_built("ListContainerStats")
+        let wanted = request.into_inner().filter.map(|filter| ContainerFilter {
+            id: filter.id,
+            pod_sandbox_id: filter.pod_sandbox_id,
+            label_selector: filter.label_selector,
+            state: None,
+        });
+        let all = self.sandboxes.containers().into_iter();
+        let containers = all
+            .filter(|one| filter::container(&convert::container(one.record()), wanted.as_ref()))
+            .collect();
+        let figures = self.sandboxes.stats(containers).await;
+        let stats = figures
+            .into_iter()
+            .map(|(record, figures)| self.container_figures(record, &figures))
+            .collect();
+        Ok(Response::new(ListContainerStatsResponse { stats }))
     }
 
     async fn pod_sandbox_stats(

@@ -4,6 +4,7 @@
 
 mod process;
 mod refuse;
+mod resources;
 pub(crate) mod seccomp;
 mod security;
 
@@ -26,6 +27,10 @@ pub(crate) struct ContainerSpec {
     pub(crate) user: String,
 }
 
+pub(crate) use resources::{
+    check as check_resources, merge as merge_resources, oci as oci_resources,
+};
+
 /// Refuses what a pod may not ask for, or what is not built.
 pub(crate) use refuse::sandbox as check_sandbox;
 
@@ -40,6 +45,9 @@ pub(crate) fn build(
     let linux = container.linux.clone().unwrap_or_default();
     let security = linux.security_context.clone().unwrap_or_default();
     let resources = linux.resources.unwrap_or_default();
+    resources::check("config.linux.resources", &resources)?;
+    let mut limits = resources::oci(&resources);
+    limits["devices"] = security::device_rules(&security);
     let document = json!({
         "ociVersion": "1.2.0",
         "root": { "path": "rootfs", "readonly": security.readonly_rootfs },
@@ -51,7 +59,7 @@ pub(crate) fn build(
             "namespaces": [
                 { "type": "pid" }, { "type": "mount" }, { "type": "cgroup" },
             ],
-            "resources": self::resources(&resources),
+            "resources": limits,
             "maskedPaths": security::masked_paths(&security),
             "readonlyPaths": security::readonly_paths(&security),
         },
@@ -91,23 +99,6 @@ fn mounts(security: &v1::LinuxContainerSecurityContext) -> Value {
           "options": ["bind", "nosuid", "noexec", "nodev"] },
         file("hostname"), file("hosts"), file("resolv.conf"),
     ])
-}
-
-/// CPU, memory and process limits, where the request sets them (0 means that it does not).
-fn resources(resources: &v1::LinuxContainerResources) -> Value {
-    let positive = |number: i64| (number > 0).then_some(number);
-    let text = |text: &String| (!text.is_empty()).then(|| text.clone());
-    json!({
-        "cpu": {
-            "shares": positive(resources.cpu_shares),
-            "quota": positive(resources.cpu_quota),
-            "period": positive(resources.cpu_period),
-            "cpus": text(&resources.cpuset_cpus),
-            "mems": text(&resources.cpuset_mems),
-        },
-        "memory": { "limit": positive(resources.memory_limit_in_bytes) },
-        "unified": resources.unified,
-    })
 }
 
 #[cfg(test)]

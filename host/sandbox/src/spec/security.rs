@@ -119,6 +119,11 @@ fn known(name: &str) -> Result<&'static str> {
     })
 }
 
+/// Which devices it may use besides those that every container has: none, or all of the guest's.
+pub(super) fn device_rules(security: &v1::LinuxContainerSecurityContext) -> Value {
+    json!([{ "allow": security.privileged, "access": "rwm" }])
+}
+
 pub(super) fn masked_paths(security: &v1::LinuxContainerSecurityContext) -> Vec<String> {
     if security.privileged {
         return Vec::new();

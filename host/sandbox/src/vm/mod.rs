@@ -9,6 +9,7 @@ mod control;
 pub mod kvm;
 mod process;
 mod socket;
+mod users;
 mod watched;
 
 use crate::cgroup::PodCgroup;
@@ -25,8 +26,10 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use tokio::net::UnixStream;
+use users::User;
 
 pub(crate) use announce::Feed;
+pub(crate) use users::Users;
 
 /// What a new VM is made of.
 pub(crate) struct VmRequest<'a> {
@@ -37,6 +40,7 @@ pub(crate) struct VmRequest<'a> {
     pub(crate) cgroup: &'a PodCgroup,
     pub(crate) vcpus: u8,
     pub(crate) memory_mib: u64,
+    pub(crate) users: &'a Users,
 }
 
 /// A running VM.
@@ -46,12 +50,15 @@ pub(crate) struct Vm {
     control: Control,
     process: Process,
     cgroup: PodCgroup,
+    /// Kept as long as the process.
+    _user: User,
 }
 
 impl Vm {
     /// Starts a VM. The feed brings the connections that the guest opens, its announcement first.
     pub(crate) async fn start(request: VmRequest<'_>) -> Result<(Self, Feed)> {
         let kvm = kvm::open()?;
+        let user = request.users.take()?;
         let kernel = open_part("guest kernel", "kernel", &request.runtime.kernel)?;
         let initrd = open_part("initramfs", "initramfs", &request.runtime.initramfs)?;
         let directory = PodDirectory::open(request.directory)?;
@@ -74,6 +81,9 @@ impl Vm {
             read_only_slots: request.runtime.read_only_slots,
             read_write_slots: request.runtime.read_write_slots,
             network: false,
+            uid: user.id(),
+            gid: user.id(),
+            network_namespace_fd: None,
         };
         let log = directory.create_file("vmm.log")?;
         let launched = process::spawn(request.program, files, log)?;
@@ -86,6 +96,7 @@ impl Vm {
             control,
             process,
             cgroup: request.cgroup.clone(),
+            _user: user,
         };
         Ok((vm, Feed::new(feed_control)))
     }
@@ -97,6 +108,7 @@ impl Vm {
         path: &Path,
         identity: &VmmIdentity,
         cgroup: &PodCgroup,
+        users: &Users,
     ) -> Result<Self> {
         let process = Process::adopt(pod, identity, path, cgroup)?;
         let directory = PodDirectory::open(path)?;
@@ -107,6 +119,7 @@ impl Vm {
             control,
             process,
             cgroup: cgroup.clone(),
+            _user: users.keep(identity.user),
         };
         vm.status().await?;
         Ok(vm)

@@ -21,6 +21,8 @@ use tokio::sync::watch;
 
 /// The first descriptor number that the VMM inherits besides its standard streams.
 const FIRST_FD: RawFd = 3;
+/// What a seccomp filter kills with, signal(7).
+const SIGSYS: i32 = 31;
 /// How much of the VMM's last words is shown.
 const LOG_TAIL: u64 = 4096;
 
@@ -86,6 +88,7 @@ impl Launched {
         let identity = VmmIdentity {
             pid,
             start_ticks: start_ticks(pid).map_err(failed())?,
+            user: config.uid,
         };
         // The child has not been waited for, so its number cannot belong to another process.
         let pidfd = open_pidfd(pid).map_err(failed())?;
@@ -225,6 +228,11 @@ fn describe(status: &WaitIdStatus, oom_kills: u64) -> String {
         };
     }
     match status.terminating_signal() {
+        Some(SIGSYS) => {
+            "the VMM made a system call that its seccomp filter forbids and was killed; a guest \
+                         may be attacking it, or Bulkhead has a bug"
+                .to_owned()
+        }
         Some(9) if oom_kills > 0 => {
             "the host's OOM killer ended the VMM: the pod's cgroup reached its memory limit"
                 .to_owned()

@@ -1,5 +1,6 @@
 //! The devices of the machine. None knows the transport that it is seen through.
 
+pub mod balloon;
 pub mod blk;
 pub mod counters;
 pub mod net;

@@ -10,12 +10,14 @@ pub mod platform;
 mod slots;
 
 use crate::config::Resources;
+use crate::devices::balloon::Balloon;
 use crate::devices::net::Net;
 use crate::devices::rng::Rng;
 use crate::devices::serial::Serial;
 use crate::devices::vsock::Vsock;
 use crate::error::{Error, chain};
 use crate::events::Events;
+use crate::seccomp;
 use crate::sync::lock;
 use crate::verdict::Verdict;
 use crate::virtio::mmio::Window;
@@ -29,7 +31,7 @@ pub use slots::DiskAt;
 use slots::Slots;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 
 /// The machine, without its vCPUs.
 #[derive(Debug)]
@@ -44,6 +46,8 @@ pub struct Machine {
     pub vsock: Arc<Vsock>,
     /// The entropy device.
     pub rng: Arc<Rng>,
+    /// The balloon, which gives free memory back.
+    pub balloon: Arc<Balloon>,
     /// The network interface, if there is one.
     pub net: Option<Arc<Net>>,
     /// What the device thread waits for.
@@ -102,6 +106,8 @@ pub fn build(resources: Resources, verdict: Arc<Verdict>) -> Result<Built, Error
     events.add(vsock.sockets(), Arc::new(move || device.serve()))?;
     let rng = slots.add(Rng::new)?;
     slots.serve(&rng, Rng::serve)?;
+    let balloon = slots.add(Balloon::new)?;
+    slots.serve(&balloon, Balloon::serve)?;
     let net = match resources.network {
         true => Some(slots.add(Net::new)?),
         false => None,
@@ -121,6 +127,7 @@ pub fn build(resources: Resources, verdict: Arc<Verdict>) -> Result<Built, Error
         disks,
         vsock,
         rng,
+        balloon,
         net,
         events,
         verdict,
@@ -152,6 +159,14 @@ impl Machine {
         }
     }
 
+    /// Confines the calling thread's system calls; a thread that cannot be confined ends the VM.
+    pub fn confine(&self, thread: seccomp::Thread) {
+        if let Err(error) = seccomp::confine(thread) {
+            let text = format!("{}.", chain(&error));
+            self.verdict.decide(error.reason(), text);
+        }
+    }
+
     fn window(&self, address: u64) -> Option<(&Mutex<Window>, u64)> {
         let offset = address.checked_sub(MMIO_BASE)?;
         let index = usize::try_from(offset / MMIO_STRIDE).ok()?;
@@ -159,16 +174,18 @@ impl Machine {
     }
 }
 
-/// Starts the thread that serves the devices.
+/// Starts the thread that serves the devices, once all threads are `confined`.
 ///
 /// # Errors
 /// [`Error::Host`].
-pub fn serve_devices(machine: &Arc<Machine>) -> Result<(), Error> {
-    let machine = Arc::clone(machine);
+pub fn serve_devices(machine: &Arc<Machine>, confined: &Arc<Barrier>) -> Result<(), Error> {
+    let (machine, confined) = (Arc::clone(machine), Arc::clone(confined));
     std::thread::Builder::new()
         .name("devices".to_owned())
         .stack_size(256 * 1024)
         .spawn(move || {
+            machine.confine(seccomp::Thread::Devices);
+            confined.wait();
             loop {
                 if let Err(error) = machine.events.turn() {
                     let text = format!("The device thread stopped: {}.", chain(&error));

@@ -241,6 +241,11 @@ fn obey(line: &str) -> std::io::Result<String> {
             let words = lines.flat_map(str::split_whitespace);
             Ok(words.collect::<Vec<_>>().join(" "))
         }
+        // Large enough to be a mapping of its own, which goes when it is dropped.
+        ["touch", mebibytes] => {
+            let bytes = vec![1_u8; mebibytes.parse::<usize>().unwrap_or(0) << 20];
+            Ok(bytes.iter().step_by(4096).map(|byte| usize::from(*byte)).sum::<usize>().to_string())
+        }
         ["interrupts"] => Ok(fs::read_to_string("/proc/interrupts")?.replace('\n', "|")),
         ["uptime"] => Ok(fs::read_to_string("/proc/uptime")?.trim().to_owned()),
         ["clocksource"] => {

@@ -18,6 +18,7 @@ use crate::devices::counters::Counters;
 use crate::error::Error;
 use crate::events::{Events, Source};
 use crate::machine::memory::GuestRam;
+use crate::seccomp;
 use crate::sync::lock;
 use crate::virtio::notify::Notifier;
 use crate::virtio::queue::{Queue, QueueError};
@@ -178,7 +179,11 @@ impl Disk {
             .name(format!("disk-{}", self.name))
             .stack_size(WORKER_STACK)
             .spawn(move || {
-                disk.work(&thread_worker);
+                // Without its filter the worker does nothing, as if the disk had no bytes.
+                match seccomp::confine(seccomp::Thread::Disk) {
+                    Ok(()) => disk.work(&thread_worker),
+                    Err(_) => disk.notifier.ask_for_reset(),
+                }
                 thread_worker.ended.store(true, Ordering::SeqCst);
                 let _ = ended.write(1);
             })

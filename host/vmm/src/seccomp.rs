@@ -1,0 +1,190 @@
+//! The system calls that each kind of thread may make; any other one kills the process (SIGSYS).
+//!
+//! A thread takes its filter on itself before the guest runs, a disk's worker before its first request.
+//! What is listed is what the threads were seen to do in all tests of the project, and what their code can
+//! reach besides (an allocation that grows, the way out of the process); the numbers of `ioctl`s are part
+//! of the rules. Sources: seccomp(2), `Documentation/userspace-api/seccomp_filter.rst` of Linux.
+
+use crate::error::Error;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
+use std::collections::BTreeMap;
+use std::io;
+
+/// The kinds of threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Thread {
+    /// The main thread, which serves the control socket.
+    Control,
+    /// Runs a virtual CPU.
+    Vcpu,
+    /// Serves the devices.
+    Devices,
+    /// Serves one bound disk.
+    Disk,
+}
+
+// `ioctl` requests, from <linux/kvm.h>, <linux/fs.h>, <linux/if_tun.h> and <asm-generic/ioctls.h>.
+const KVM_RUN: u64 = 0xae80;
+const KVM_IRQ_LINE: u64 = 0x4008_ae61;
+const FIONBIO: u64 = 0x5421;
+const TUNSETOFFLOAD: u64 = 0x4004_54d0;
+const TUNSETVNETHDRSZ: u64 = 0x4004_54d8;
+const TUNGETIFF: u64 = 0x8004_54d2;
+
+/// Heap, locks, clock, and the ways out.
+const EVERY: &[i64] = &[
+    libc::SYS_brk,
+    libc::SYS_clock_gettime,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_futex,
+    libc::SYS_getrandom,
+    libc::SYS_madvise,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_read,
+    libc::SYS_restart_syscall,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sched_yield,
+    libc::SYS_sigaltstack,
+    libc::SYS_write,
+];
+/// Sockets of the guest's connections, and what the device thread waits on.
+const DEVICES: &[i64] = &[
+    libc::SYS_accept4,
+    libc::SYS_close,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_readv,
+    libc::SYS_recvfrom,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+    libc::SYS_shutdown,
+    libc::SYS_socketpair,
+    libc::SYS_writev,
+];
+/// A disk's file.
+const DISK: &[i64] = &[
+    libc::SYS_close,
+    libc::SYS_fallocate,
+    libc::SYS_fdatasync,
+    libc::SYS_ppoll,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+];
+/// What a device's activation and its registers need.
+const VCPU: &[i64] = &[libc::SYS_close, libc::SYS_epoll_ctl];
+/// The control socket, files that come through it, and starting disk workers.
+const CONTROL: &[i64] = &[
+    libc::SYS_accept4,
+    libc::SYS_clone3,
+    libc::SYS_epoll_ctl,
+    libc::SYS_eventfd2,
+    libc::SYS_gettid,
+    libc::SYS_lseek,
+    libc::SYS_recvmsg,
+    libc::SYS_rseq,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_seccomp,
+    libc::SYS_sendmsg,
+    libc::SYS_set_robust_list,
+    libc::SYS_statx,
+];
+
+impl Thread {
+    fn calls(self) -> Vec<i64> {
+        let lists: &[&[i64]] = match self {
+            Self::Vcpu => &[EVERY, VCPU],
+            Self::Devices => &[EVERY, DEVICES],
+            Self::Disk => &[EVERY, DISK],
+            // Its filter also holds for the disk workers that it starts.
+            Self::Control => &[EVERY, DISK, CONTROL],
+        };
+        lists.concat()
+    }
+
+    fn ioctls(self) -> &'static [u64] {
+        match self {
+            Self::Vcpu => &[KVM_RUN, KVM_IRQ_LINE, TUNSETOFFLOAD],
+            Self::Devices => &[KVM_IRQ_LINE, FIONBIO],
+            Self::Disk => &[KVM_IRQ_LINE],
+            Self::Control => &[
+                KVM_IRQ_LINE,
+                FIONBIO,
+                TUNSETOFFLOAD,
+                TUNSETVNETHDRSZ,
+                TUNGETIFF,
+            ],
+        }
+    }
+}
+
+/// Confines the calling thread, for good.
+///
+/// # Errors
+/// [`Error::Host`] when the kernel does not take the filter.
+pub fn confine(thread: Thread) -> Result<(), Error> {
+    let failed = Error::host("confine a thread's system calls");
+    let program = match program(thread) {
+        Ok(program) => program,
+        Err(error) => return Err(failed(io::Error::other(error))),
+    };
+    seccompiler::apply_filter(&program).map_err(|error| failed(io::Error::other(error)))
+}
+
+fn program(thread: Thread) -> Result<BpfProgram, seccompiler::BackendError> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = thread
+        .calls()
+        .into_iter()
+        .map(|call| (call, Vec::new()))
+        .collect();
+    let ioctls = thread.ioctls().iter();
+    let ioctls = ioctls.map(|request| rule(1, SeccompCmpOp::Eq, *request));
+    rules.insert(libc::SYS_ioctl, ioctls.collect::<Result<_, _>>()?);
+    let reads = match thread {
+        Thread::Control => [libc::F_GETFD, libc::F_GETFL].as_slice(),
+        // A debug build looks at every descriptor before it closes it.
+        _ => &[libc::F_GETFD],
+    };
+    let reads = reads.iter();
+    let reads = reads.map(|command| rule(1, SeccompCmpOp::Eq, *command as u64));
+    rules.insert(libc::SYS_fcntl, reads.collect::<Result<_, _>>()?);
+    // Memory never becomes code.
+    let executable = SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64);
+    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+        rules.insert(call, vec![rule(2, executable.clone(), 0)?]);
+    }
+    if thread == Thread::Control {
+        // What a disk's worker does when it starts: its name, and its own filter.
+        let options = [libc::PR_SET_NAME, libc::PR_SET_NO_NEW_PRIVS];
+        let options = options.map(|option| rule(0, SeccompCmpOp::Eq, option as u64));
+        rules.insert(
+            libc::SYS_prctl,
+            options.into_iter().collect::<Result<_, _>>()?,
+        );
+    }
+    SeccompFilter::new(
+        rules,
+        SeccompAction::KillProcess,
+        SeccompAction::Allow,
+        TargetArch::x86_64,
+    )?
+    .try_into()
+}
+
+/// Allows a call by the lower half of one argument.
+fn rule(
+    argument: u8,
+    operator: SeccompCmpOp,
+    value: u64,
+) -> Result<SeccompRule, seccompiler::BackendError> {
+    let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?;
+    SeccompRule::new(vec![condition])
+}
+
+#[cfg(test)]
+mod tests;

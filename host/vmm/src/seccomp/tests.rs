@@ -1,0 +1,122 @@
+use super::{Thread, program};
+use seccompiler::apply_filter;
+
+const ALL: [Thread; 4] = [Thread::Control, Thread::Vcpu, Thread::Devices, Thread::Disk];
+
+/// How a process ends that confines itself and then makes this call.
+fn end_of(thread: Thread, call: i64, arguments: [u64; 3]) -> libc::c_int {
+    let program = program(thread).unwrap();
+    let [first, second, third] = arguments;
+    // SAFETY: the child makes system calls only: the filter is ready, nothing is allocated or locked.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        if apply_filter(&program).is_err() {
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(99) };
+        }
+        // SAFETY: bad arguments are the kernel's to refuse, a refused call ends the child, and none of
+        // the calls of these tests writes to memory.
+        unsafe {
+            libc::syscall(call, first, second, third, 0, 0, 0);
+            libc::_exit(7)
+        }
+    }
+    let mut status = 0;
+    // SAFETY: waits for the child just made.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    status
+}
+
+fn assert_killed(thread: Thread, call: i64, arguments: [u64; 3]) {
+    let status = end_of(thread, call, arguments);
+    assert!(
+        libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSYS,
+        "{thread:?} made call {call} and ended with {status:#x}"
+    );
+}
+
+fn assert_allowed(thread: Thread, call: i64, arguments: [u64; 3]) {
+    let status = end_of(thread, call, arguments);
+    assert!(
+        libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7,
+        "{thread:?} made call {call} and ended with {status:#x}"
+    );
+}
+
+#[test]
+fn no_thread_can_reach_beyond_what_it_holds() {
+    for thread in ALL {
+        for call in [
+            libc::SYS_open,
+            libc::SYS_openat,
+            libc::SYS_openat2,
+            libc::SYS_execve,
+            libc::SYS_socket,
+            libc::SYS_connect,
+            libc::SYS_ptrace,
+            libc::SYS_process_vm_writev,
+            libc::SYS_kill,
+            libc::SYS_mount,
+            libc::SYS_unshare,
+            libc::SYS_setns,
+            libc::SYS_bpf,
+            libc::SYS_io_uring_setup,
+            libc::SYS_perf_event_open,
+            libc::SYS_userfaultfd,
+            libc::SYS_setuid,
+            libc::SYS_getdents64,
+            libc::SYS_memfd_create,
+            libc::SYS_keyctl,
+        ] {
+            assert_killed(thread, call, [u64::MAX; 3]);
+        }
+    }
+}
+
+#[test]
+fn calls_of_one_thread_are_not_another_s() {
+    for thread in [Thread::Vcpu, Thread::Devices, Thread::Disk] {
+        assert_killed(thread, libc::SYS_clone3, [0; 3]);
+        assert_killed(thread, libc::SYS_clone, [0; 3]);
+        assert_killed(thread, libc::SYS_prctl, [libc::PR_SET_NAME as u64, 0, 0]);
+    }
+    for thread in [Thread::Vcpu, Thread::Disk] {
+        assert_killed(thread, libc::SYS_sendmsg, [u64::MAX, 0, 0]);
+        assert_killed(thread, libc::SYS_accept4, [u64::MAX, 0, 0]);
+    }
+    for thread in [Thread::Vcpu, Thread::Devices] {
+        assert_killed(thread, libc::SYS_pwritev, [u64::MAX, 0, 0]);
+        assert_killed(thread, libc::SYS_fallocate, [u64::MAX, 0, 0]);
+    }
+}
+
+#[test]
+fn arguments_count() {
+    const NOWHERE: u64 = u64::MAX;
+    let executable = (libc::PROT_READ | libc::PROT_EXEC) as u64;
+    for thread in ALL {
+        // A descriptor that is not open: an allowed call answers EBADF.
+        assert_allowed(thread, libc::SYS_ioctl, [NOWHERE, super::KVM_IRQ_LINE, 0]);
+        for request in [
+            0xae01_u64, /* KVM_CREATE_VM */
+            0x5412,     /* TIOCSTI */
+        ] {
+            assert_killed(thread, libc::SYS_ioctl, [NOWHERE, request, 0]);
+        }
+        assert_allowed(thread, libc::SYS_fcntl, [NOWHERE, libc::F_GETFD as u64, 0]);
+        assert_killed(thread, libc::SYS_fcntl, [NOWHERE, libc::F_SETFL as u64, 0]);
+        assert_killed(thread, libc::SYS_fcntl, [NOWHERE, libc::F_DUPFD as u64, 0]);
+        assert_allowed(thread, libc::SYS_mmap, [0, 0, libc::PROT_READ as u64]);
+        assert_killed(thread, libc::SYS_mmap, [0, 4096, executable]);
+        assert_killed(thread, libc::SYS_mprotect, [0, 4096, executable]);
+    }
+    assert_allowed(Thread::Vcpu, libc::SYS_ioctl, [NOWHERE, super::KVM_RUN, 0]);
+    for thread in [Thread::Control, Thread::Devices, Thread::Disk] {
+        assert_killed(thread, libc::SYS_ioctl, [NOWHERE, super::KVM_RUN, 0]);
+    }
+    assert_killed(
+        Thread::Control,
+        libc::SYS_prctl,
+        [libc::PR_SET_DUMPABLE as u64, 1, 0],
+    );
+}
