@@ -31,6 +31,8 @@ pub mod disk;
 pub mod engine;
 pub mod error;
 pub mod events;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod guest;
 pub mod id;
 pub mod init;

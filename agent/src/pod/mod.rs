@@ -87,7 +87,7 @@ impl Pod {
 }
 
 /// Checks a request; returns the sysctls with their paths.
-fn check(request: &ConfigureRequest) -> Result<Vec<(&str, PathBuf, &str)>> {
+pub(crate) fn check(request: &ConfigureRequest) -> Result<Vec<(&str, PathBuf, &str)>> {
     let name = &request.hostname;
     if !name.is_empty() && !spec::hostname_is_valid(name) {
         return Err(Error::Invalid(format!(

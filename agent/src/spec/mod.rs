@@ -46,6 +46,16 @@ pub struct Parsed {
 /// Reads a whole specification.
 pub fn parse(json: &[u8]) -> Result<Parsed> {
     let spec: Spec = parse_json(json, "spec")?;
+    if !spec.version().starts_with("1.") {
+        return Err(Error::Unimplemented(format!(
+            "The spec has ociVersion {}, and the agent knows 1.x",
+            quote(spec.version())
+        )));
+    }
+    refuse("vm", spec.vm().is_some())?;
+    refuse("solaris", spec.solaris().is_some())?;
+    refuse("windows", spec.windows().is_some())?;
+    refuse("zos", spec.zos().is_some())?;
     refuse("hooks", spec.hooks().is_some())?;
     let process = spec
         .process()

@@ -61,6 +61,9 @@ pub(super) fn convert(process: &runtime::Process) -> Result<Process> {
         "process.execCPUAffinity",
         process.exec_cpu_affinity().is_some(),
     )?;
+    // Both are Windows'.
+    refuse("process.commandLine", some(process.command_line()))?;
+    refuse("process.user.username", some(process.user().username()))?;
     let args = limited(process.args(), "process.args")?.to_vec();
     if args.first().is_none_or(String::is_empty) {
         return Err(Error::Invalid(

@@ -140,6 +140,7 @@ fn default() -> Value {
         "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]
     }));
     spec["linux"]["resources"] = json!({"devices": [{"allow": false, "access": "rwm"}]});
+    spec["linux"]["seccomp"] = serde_json::from_str(include_str!("seccomp.json")).unwrap();
     spec["linux"]["maskedPaths"] = json!([
         "/proc/asound",
         "/proc/acpi",
@@ -164,8 +165,9 @@ fn default() -> Value {
     spec
 }
 
-/// As the CRI's `privileged`: all capabilities, nothing hidden, /sys writable, any device.
+/// As the CRI's `privileged`: all capabilities, nothing hidden, /sys writable, any device and call.
 fn privileged(spec: &mut Value) {
+    spec["linux"].as_object_mut().unwrap().remove("seccomp");
     let all: Vec<String> = ALL.iter().map(|name| format!("CAP_{name}")).collect();
     for set in ["bounding", "effective", "permitted"] {
         spec["process"]["capabilities"][set] = json!(all);

@@ -247,6 +247,27 @@ mod tests {
         assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len());
     }
 
+    /// The engine's tests run containers with it, and compare what they see under runc.
+    #[test]
+    fn the_engine_is_tested_with_this_profile() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../agent/tests/engine/compare/seccomp.json");
+        let security = v1::LinuxContainerSecurityContext::default();
+        let sets = super::super::security::capabilities(&security).unwrap();
+        let bounding: HashSet<Capability> =
+            serde_json::from_value(sets["bounding"].clone()).unwrap();
+        let profile = serde_json::to_string_pretty(&default(&bounding).unwrap()).unwrap();
+        if std::env::var_os("BULKHEAD_WRITE").is_some() {
+            fs::write(&file, format!("{profile}\n")).unwrap();
+        }
+        let written = fs::read_to_string(&file).unwrap();
+        assert_eq!(
+            written.trim_end(),
+            profile,
+            "run this test once with BULKHEAD_WRITE=1"
+        );
+    }
+
     async fn of(
         kind: ProfileType,
         reference: &str,
