@@ -107,11 +107,20 @@ impl Cgroup {
     }
 
     fn set(&self, setting: &Setting) -> Result<()> {
-        match fs::write(self.path.join(&setting.file), &setting.value) {
+        match self.write(&setting.file, &setting.value) {
             Ok(()) => Ok(()),
             Err(error) if setting.optional && error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(refused(setting, &error)),
         }
+    }
+
+    /// Writes a file that is there: to make one in a cgroup is refused, which hides that it is not.
+    fn write(&self, file: &str, value: &str) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.directory, file, flags, Mode::empty())?;
+        // In one piece: each write is a whole value.
+        rustix::io::write(&file, value.as_bytes())?;
+        Ok(())
     }
 
     /// Lets its processes use these devices and no others.

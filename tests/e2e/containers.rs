@@ -261,7 +261,7 @@ async fn a_container_that_eats_its_memory_is_oom_killed() {
     let id = pod.start(config).await.unwrap();
     let ended = wait(&node, &id).await.unwrap();
     assert_eq!(ended.status.reason, "OOMKilled", "{ended:?}");
-    assert_ne!(ended.status.exit_code, 0);
+    assert_eq!(ended.status.exit_code, 137, "{ended:?}");
     pod.remove().await.unwrap();
     node.finish().unwrap();
 }

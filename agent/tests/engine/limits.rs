@@ -98,7 +98,8 @@ fn every_other_limit_is_a_file_too() {
             json!({
                 "memory": {"limit": 67_108_864, "swap": 67_112_960, "reservation": 8192},
                 "cpu": {"idle": 1, "shares": 512, "quota": 50000, "burst": 1000, "cpus": "0"},
-                "hugepageLimits": [{"pageSize": "2MB", "limit": 4_194_304}],
+                // A limit of nothing on a size that the machine has not holds anyway.
+                "hugepageLimits": [{"pageSize": "2MB", "limit": 4_194_304}, {"pageSize": "3MB", "limit": 0}],
                 "unified": {"memory.high": "50003968"},
                 "blockIO": {"weight": 10},
             }),

@@ -180,3 +180,55 @@ fn devices_that_are_not_the_usual_ones_cannot_be_used() {
         assert_eq!(text, "0\n0\n");
     });
 }
+
+/// A 64-bit program that makes the directory /made as a 32-bit one would and exits with the error.
+fn i386_program() -> Vec<u8> {
+    const BASE: u64 = 0x40_0000;
+    const CODE: u64 = 64 + 56;
+    let mut code = vec![0xb8, 39, 0, 0, 0]; // mov eax, mkdir
+    let path = CODE + 31;
+    code.push(0xbb); // mov ebx, path
+    code.extend(u32::try_from(BASE + path).unwrap().to_le_bytes());
+    code.extend([0xb9, 0xed, 1, 0, 0]); // mov ecx, 0755
+    code.extend([0xcd, 0x80, 0xf7, 0xd8, 0x89, 0xc7]); // int 0x80; neg eax; mov edi, eax
+    code.extend([0xb8, 60, 0, 0, 0, 0x0f, 0x05]); // mov eax, exit; syscall
+    code.extend([0x0f, 0x0b, 0x90]); // ud2; nop
+    assert_eq!(code.len(), 31);
+    code.extend(b"/made\0");
+    let length = CODE + code.len() as u64;
+    let mut elf = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    elf.extend([2, 0, 62, 0, 1, 0, 0, 0]); // ET_EXEC, EM_X86_64
+    for word in [BASE + CODE, 64, 0] {
+        elf.extend(u64::to_le_bytes(word)); // entry, program headers, no sections
+    }
+    elf.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    elf.extend([1, 0, 0, 0, 5, 0, 0, 0]); // PT_LOAD, readable and executable
+    for word in [0, BASE, BASE, length, length, 0x1000] {
+        elf.extend(u64::to_le_bytes(word));
+    }
+    elf.extend(code);
+    elf
+}
+
+#[test]
+fn system_calls_of_32_bit_programs_have_rules_of_their_own() {
+    run(|pod| async move {
+        use std::os::unix::fs::PermissionsExt;
+        let file = pod.world.base.join("i386");
+        std::fs::write(&file, i386_program()).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let bind = json!({"destination": "/i386", "type": "bind", "source": file, "options": ["bind", "ro"]});
+        let container = || Container::new(&["/i386"]).mount(bind.clone());
+        let (_, exit) = pod.run(container()).await;
+        assert_eq!((exit.code, exit.signal), (0, 0), "the kernel runs them");
+        let profile = refusing(json!([refuse(&["mkdir"], 28)]));
+        let (_, exit) = pod
+            .run(container().with("/linux/seccomp", profile.clone()))
+            .await;
+        assert_eq!((exit.code, exit.signal), (28, 0));
+        let mut native = profile;
+        native["architectures"] = json!(["SCMP_ARCH_X86_64"]);
+        let (_, exit) = pod.run(container().with("/linux/seccomp", native)).await;
+        assert_eq!(exit.signal, libc::SIGSYS.unsigned_abs());
+    });
+}
