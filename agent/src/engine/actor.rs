@@ -12,11 +12,12 @@ use crate::cgroup::Cgroup;
 use crate::deadline::Deadline;
 use crate::error::Context;
 use crate::id::Id;
-use crate::init::plan::Failure;
+use crate::init::plan::{Failure, IdMaps};
 use crate::reaper::ExitReceiver;
 use crate::{Error, Result, sys};
 use bulkhead_agent_api::agent::{ContainerPhase, ContainerState, Exit};
 use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -38,6 +39,8 @@ pub(super) enum Command {
         size: (u16, u16),
         reply: Reply<()>,
     },
+    /// A pidfd of the container's first process, for another one to be in its pid namespace.
+    Target(Reply<Arc<OwnedFd>>),
     Remove(Reply<()>),
     /// An exec's process waits, or could not be made.
     ExecReady(Id, Result<Waiting>, u64),
@@ -57,6 +60,8 @@ pub(super) struct Target {
 /// What an actor begins with.
 pub(super) struct Start {
     pub(super) spec: CreateSpec,
+    /// A process in the pid namespace that it is to be in.
+    pub(super) target: Option<Arc<OwnedFd>>,
     pub(super) deadline: Deadline,
     pub(super) reply: Reply<u32>,
 }
@@ -88,6 +93,8 @@ struct Actor {
     cgroup: Arc<Cgroup>,
     phase: Phase,
     init: Process,
+    /// The mappings of its user namespace; empty when it has none.
+    ids: IdMaps,
     control: Arc<Control>,
     starters: Vec<Reply<()>>,
     execs: HashMap<Id, Exec>,
@@ -107,7 +114,13 @@ pub(super) async fn run(
     let mut resources = Resources::default();
     let mut removers = Vec::new();
     let created = {
-        let work = create::create(&shared, &start.spec, start.deadline, &mut resources);
+        let work = create::create(
+            &shared,
+            &start.spec,
+            start.target,
+            start.deadline,
+            &mut resources,
+        );
         tokio::pin!(work);
         loop {
             tokio::select! {
@@ -143,6 +156,7 @@ pub(super) async fn run(
     let mut actor = Actor {
         id: start.spec.id,
         init: waiting.process.clone(),
+        ids: std::mem::take(&mut resources.ids),
         control: Arc::new(waiting.control),
         shared,
         commands,
@@ -188,6 +202,9 @@ impl Command {
             Self::Exec(_, reply) => {
                 let _ = reply.send(Err(error()));
             }
+            Self::Target(reply) => {
+                let _ = reply.send(Err(error()));
+            }
             Self::ExecReady(..) | Self::Launched(..) | Self::Ended(..) => {}
         }
     }
@@ -209,6 +226,11 @@ impl Actor {
                 reply,
             } => {
                 let _ = reply.send(self.resize(exec_id.as_ref(), size));
+            }
+            Command::Target(reply) => {
+                let ended = Error::Precondition(format!("Container {} has ended", self.id));
+                let lives = self.phase != Phase::Exited;
+                let _ = reply.send(lives.then(|| self.init.pidfd.clone()).ok_or(ended));
             }
             Command::Remove(reply) => {
                 log(self.cgroup.kill());
@@ -292,11 +314,11 @@ impl Actor {
         self.execs
             .insert(spec.exec_id.clone(), Exec::Starting(reply));
         let (shared, cgroup) = (self.shared.clone(), self.cgroup.clone());
-        let init_pid = self.init.pid;
+        let ids = self.ids.clone();
         let (container, commands) = (self.init.pidfd.clone(), self.commands.clone());
         tokio::spawn(async move {
             let oom_kills = cgroup.oom_kills();
-            let result = create::exec(&shared, &spec, &cgroup, &container, init_pid).await;
+            let result = create::exec(&shared, &spec, &cgroup, &container, ids).await;
             // An actor that is gone has killed the cgroup.
             let _ = commands
                 .send(Command::ExecReady(spec.exec_id, result, oom_kills))
@@ -365,8 +387,15 @@ impl Actor {
                 answer(self.starters.drain(..), &error);
             }
             Some(exec_id) => {
-                if let Some(Exec::Failed(_, reply, failure)) = self.execs.remove(&exec_id) {
-                    let _ = reply.send(Err(failure.into()));
+                match self.execs.remove(&exec_id) {
+                    Some(Exec::Failed(process, reply, failure)) => {
+                        let _ = reply.send(Err(failure.into()));
+                        self.deliveries.extend(process.retire());
+                    }
+                    Some(Exec::Launching(process, _) | Exec::Running(process)) => {
+                        self.deliveries.extend(process.retire());
+                    }
+                    Some(Exec::Starting(_)) | None => {}
                 }
                 self.forget(exec_id);
                 // One that could not be run at all was answered so and never was.
@@ -386,10 +415,20 @@ impl Actor {
 
     fn signal(&self, target: &Target) -> Result<()> {
         if target.all {
+            let cgroup = match target.exec_id.as_ref() {
+                None => Some(&self.cgroup),
+                Some(_) => self
+                    .process(target.exec_id.as_ref())?
+                    .and_then(|process| process.cgroup.as_ref()),
+            };
+            // What an exec leaves behind when it ends by itself is the container's.
+            let Some(cgroup) = cgroup else {
+                return Ok(());
+            };
             return if target.signal == libc::SIGKILL.unsigned_abs() {
-                self.cgroup.kill()
+                cgroup.kill()
             } else {
-                self.cgroup.signal(target.signal)
+                cgroup.signal(target.signal)
             };
         }
         let Some(process) = self.process(target.exec_id.as_ref())? else {

@@ -15,7 +15,9 @@
 mod actor;
 mod backing;
 mod create;
+mod devices;
 mod launch;
+mod namespaces;
 mod stdio;
 mod supervisor;
 
@@ -35,6 +37,7 @@ use bulkhead_agent_api::agent::ContainerState;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OnceCell, mpsc, oneshot};
 
@@ -60,6 +63,10 @@ pub struct Shared {
     reaper: Reaper,
     /// Set when the cgroup for the containers is there.
     cgroup_prepared: OnceCell<()>,
+    /// Of the pod.
+    namespaces: namespaces::Namespaces,
+    /// Numbers the cgroups of execs.
+    execs: AtomicU64,
     backing: Arc<dyn Backing>,
     /// The streams.
     pub hub: Arc<Hub>,
@@ -108,6 +115,23 @@ pub struct CreateSpec {
     pub stdio: StdioSpec,
     /// `user` or `user:group`, or empty.
     pub user: String,
+    /// Whether the groups that the image has for the user are left out.
+    pub strict_groups: bool,
+    /// Its pid namespace.
+    pub pid: PidNamespace,
+    /// Whether it gets the guest's device nodes.
+    pub guest_devices: bool,
+}
+
+/// Which pid namespace a container gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PidNamespace {
+    /// What its specification says.
+    Spec,
+    /// That of the pod.
+    Pod,
+    /// That of another container.
+    Of(Id),
 }
 
 /// A process to run in a container.
@@ -121,6 +145,8 @@ pub struct ExecSpec {
     pub stdio: StdioSpec,
     /// `user` or `user:group`, or empty.
     pub user: String,
+    /// Whether the groups that the image has for the user are left out.
+    pub strict_groups: bool,
 }
 
 impl Engine {
@@ -134,6 +160,8 @@ impl Engine {
                 program,
                 reaper: Reaper::start()?,
                 cgroup_prepared: OnceCell::new(),
+                namespaces: Default::default(),
+                execs: AtomicU64::new(0),
                 backing,
                 hub: Arc::default(),
                 events: Arc::default(),
@@ -160,6 +188,10 @@ impl Engine {
 
     /// Prepares a container. Returns the pid of its waiting process.
     pub async fn create(&self, spec: CreateSpec, deadline: Deadline) -> Result<u32> {
+        let target = match &spec.pid {
+            PidNamespace::Of(id) => Some(self.ask(id, Command::Target).await?),
+            _ => None,
+        };
         let (commands, mailbox) = mpsc::channel(MAILBOX);
         let snapshot = Arc::new(Mutex::new(ContainerState::new()));
         let (reply, answer) = oneshot::channel();
@@ -187,6 +219,7 @@ impl Engine {
             let id = spec.id.clone();
             let start = actor::Start {
                 spec,
+                target,
                 deadline,
                 reply,
             };

@@ -1,19 +1,22 @@
 //! The edge: an OCI runtime specification (JSON, from the daemon) becomes a checked plan.
 //!
 //! What the agent does not do is refused by name (UNIMPLEMENTED), never ignored, when leaving it out
-//! would make the container less confined or different from what was asked: user and time
-//! namespaces, network namespaces of its own, seccomp, hooks, SELinux, AppArmor, id-mapped mounts.
+//! would make the container less confined or different from what was asked: time namespaces,
+//! network namespaces of its own, seccomp, hooks of the runtime, SELinux, AppArmor.
 //! `root.path`, `cgroupsPath` and annotations are ignored: the image, the cgroup and the meaning of
 //! annotations are the daemon's and the agent's own matter.
 
+mod hooks;
+mod ids;
 mod mounts;
 mod process;
 mod resources;
 
 use crate::cgroup::Setting;
 use crate::id::quote;
-use crate::init::plan::{Container, Device, Process};
+use crate::init::plan::{Container, Device, IdMaps, Process};
 use crate::{Error, Result};
+use ids::id_maps;
 use oci_spec::runtime::{Linux, LinuxDeviceType, LinuxNamespaceType, Spec};
 use std::path::{Path, PathBuf};
 
@@ -36,12 +39,13 @@ pub struct Parsed {
     pub settings: Vec<Setting>,
     /// Files of the namespaces to join, in the order of `container.join_namespaces`.
     pub namespace_files: Vec<PathBuf>,
+    /// The mappings of its user namespace; empty when it has none.
+    pub ids: IdMaps,
 }
 
 /// Reads a whole specification.
 pub fn parse(json: &[u8]) -> Result<Parsed> {
     let spec: Spec = parse_json(json, "spec")?;
-    refuse("hooks", spec.hooks().is_some())?;
     let process = spec
         .process()
         .as_ref()
@@ -63,9 +67,21 @@ pub fn parse(json: &[u8]) -> Result<Parsed> {
             .unwrap_or(false),
         ..Container::default()
     };
+    let ids = ids::of_container(linux)?;
     for mount in limited(spec.mounts(), "mounts")? {
-        container.mounts.push(mounts::convert(mount)?);
+        container.mounts.push(mounts::convert(mount, &ids)?);
     }
+    container.user_namespaces = ids::all(&ids, &container.mounts)?;
+    if let Some(all) = spec.hooks() {
+        hooks::convert(all, &mut container)?;
+    }
+    container.state.oci_version.clone_from(spec.version());
+    container.state.annotations = spec
+        .annotations()
+        .iter()
+        .flatten()
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
     let namespace_files = namespaces(linux, &mut container)?;
     let settings = match linux.resources() {
         Some(resources) => resources::convert(resources)?,
@@ -76,6 +92,7 @@ pub fn parse(json: &[u8]) -> Result<Parsed> {
         process,
         settings,
         namespace_files,
+        ids,
     })
 }
 
@@ -106,9 +123,6 @@ fn parse_json<T: serde::de::DeserializeOwned>(json: &[u8], what: &str) -> Result
 }
 
 fn refuse_linux(linux: &Linux) -> Result<()> {
-    let some = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|list| !list.is_empty());
-    refuse("linux.uidMappings", some(linux.uid_mappings()))?;
-    refuse("linux.gidMappings", some(linux.gid_mappings()))?;
     refuse("linux.seccomp", linux.seccomp().is_some())?;
     refuse("linux.intelRdt", linux.intel_rdt().is_some())?;
     refuse("linux.memoryPolicy", linux.memory_policy().is_some())?;
@@ -174,6 +188,8 @@ fn namespaces(linux: &Linux, container: &mut Container) -> Result<Vec<PathBuf>> 
                 container.cgroup_namespace = true;
                 continue;
             }
+            // See `ids`.
+            (LinuxNamespaceType::User, None) => continue,
             (LinuxNamespaceType::Pid, _) => libc::CLONE_NEWPID,
             (LinuxNamespaceType::Ipc, _) => libc::CLONE_NEWIPC,
             (LinuxNamespaceType::Uts, _) => libc::CLONE_NEWUTS,
@@ -184,7 +200,7 @@ fn namespaces(linux: &Linux, container: &mut Container) -> Result<Vec<PathBuf>> 
                         .to_owned(),
                 ));
             }
-            (kind @ (LinuxNamespaceType::User | LinuxNamespaceType::Time), _) => {
+            (kind @ LinuxNamespaceType::Time, _) => {
                 return Err(Error::Unimplemented(format!(
                     "A {kind} namespace is not supported"
                 )));

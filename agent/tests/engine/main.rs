@@ -4,10 +4,14 @@
 #![allow(missing_docs)]
 
 mod exec;
+mod hooks;
 mod identity;
 mod image;
 mod isolation;
 mod lifecycle;
 mod limits;
+mod mounts;
+mod namespaces;
 mod stdio;
 mod support;
+mod users;
