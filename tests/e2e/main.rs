@@ -10,5 +10,6 @@ mod bad_node;
 mod cli;
 mod containers;
 mod environment;
+mod isolation;
 mod pods;
 mod restart;
