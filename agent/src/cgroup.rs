@@ -7,7 +7,7 @@ mod update;
 
 use crate::error::Context;
 use crate::{Error, Result};
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fs;
 use std::io;
@@ -137,27 +137,11 @@ impl Cgroup {
         self.directory.as_fd()
     }
 
-    /// Where a further process must be born if the container has made cgroups of its own and turned
-    /// controllers on for them: there may be no process beside them then, so it is the cgroup of the
-    /// container's first process. `None`: here.
-    pub fn delegated(&self, first_process: u32) -> io::Result<Option<OwnedFd>> {
-        let controllers = fs::read_to_string(self.path.join("cgroup.subtree_control"))?;
-        if controllers.trim().is_empty() {
-            return Ok(None);
-        }
-        let text = fs::read_to_string(format!("/proc/{first_process}/cgroup"))?;
-        let Some(below) = below(&text, &self.path) else {
-            return Ok(None);
-        };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        Ok(Some(rustix::fs::openat2(
-            &self.directory,
-            below,
-            flags,
-            Mode::empty(),
-            beneath,
-        )?))
+    /// One below it without limits of its own, for a process that is to be killed with all that it
+    /// makes. The container may turn controllers on for the cgroups below: a process may be here then,
+    /// but not beside them.
+    pub fn child(&self, name: &str) -> Result<Self> {
+        Self::create(&self.path, name, &[])
     }
 
     /// Kills everything in it and below, at once.
@@ -223,16 +207,6 @@ fn field(text: &str, name: &str) -> u64 {
         .find(|(key, _)| *key == name)
         .and_then(|(_, value)| value.trim().parse().ok())
         .unwrap_or(0)
-}
-
-/// The path of a process's cgroup (`/proc/PID/cgroup`) below the one at `path`, if it is below it.
-fn below<'a>(text: &'a str, path: &Path) -> Option<&'a str> {
-    let name = path.file_name()?.to_str()?;
-    let parent = path.parent()?.file_name()?.to_str()?;
-    let whole = text.lines().find_map(|line| line.strip_prefix("0::"))?;
-    whole
-        .strip_prefix(&format!("/{parent}/{name}/"))
-        .filter(|below| !below.is_empty())
 }
 
 /// Adds the processes of a cgroup and of those below it.

@@ -12,6 +12,7 @@ mod cli;
 mod confinement;
 mod containers;
 mod environment;
+mod isolation;
 mod pods;
 mod resources;
 mod restart;

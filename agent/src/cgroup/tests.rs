@@ -10,19 +10,6 @@ fn reads_a_field_of_a_flat_keyed_file() {
 }
 
 #[test]
-fn finds_where_a_process_is_below_its_container() {
-    let path = Path::new("/sys/fs/cgroup/bulkhead/c1");
-    assert_eq!(
-        below("0::/bulkhead/c1/init.scope\n", path),
-        Some("init.scope")
-    );
-    assert_eq!(below("1:cpu:/x\n0::/bulkhead/c1/a/b\n", path), Some("a/b"));
-    for outside in ["0::/bulkhead/c1\n", "0::/bulkhead/c12/a\n", "0::/\n", ""] {
-        assert_eq!(below(outside, path), None, "{outside}");
-    }
-}
-
-#[test]
 fn old_values_are_written_as_they_can_be_read() {
     let restore = update::restore;
     assert_eq!(restore("5", "max\n"), "max");

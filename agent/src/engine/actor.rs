@@ -14,12 +14,13 @@ use crate::cgroup::Cgroup;
 use crate::deadline::Deadline;
 use crate::error::Context;
 use crate::id::Id;
-use crate::init::plan::Failure;
+use crate::init::plan::{Failure, IdMaps};
 use crate::reaper::ExitReceiver;
 use crate::seccomp::Filter;
 use crate::{Error, Result, sys};
 use bulkhead_agent_api::agent::{ContainerPhase, ContainerState, Exit};
 use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -44,6 +45,8 @@ pub(super) enum Command {
     Update(Vec<u8>, Reply<()>),
     Pause(Deadline, Reply<()>),
     Resume(Reply<()>),
+    /// A pidfd of the container's first process, for another one to be in its pid namespace.
+    Target(Reply<Arc<OwnedFd>>),
     Remove(Reply<()>),
     /// The processes have stopped after a pause of this number, or did not in time.
     Paused(u64, Result<()>),
@@ -65,6 +68,8 @@ pub(super) struct Target {
 /// What an actor begins with.
 pub(super) struct Start {
     pub(super) spec: CreateSpec,
+    /// A process in the pid namespace that it is to be in.
+    pub(super) target: Option<Arc<OwnedFd>>,
     pub(super) deadline: Deadline,
     pub(super) reply: Reply<u32>,
 }
@@ -97,6 +102,8 @@ struct Actor {
     seccomp: Option<Filter>,
     phase: Phase,
     init: Process,
+    /// The mappings of its user namespace; empty when it has none.
+    ids: IdMaps,
     control: Arc<Control>,
     starters: Vec<Reply<()>>,
     execs: HashMap<Id, Exec>,
@@ -118,7 +125,13 @@ pub(super) async fn run(
     let mut resources = Resources::default();
     let mut removers = Vec::new();
     let created = {
-        let work = create::create(&shared, &start.spec, start.deadline, &mut resources);
+        let work = create::create(
+            &shared,
+            &start.spec,
+            start.target,
+            start.deadline,
+            &mut resources,
+        );
         tokio::pin!(work);
         loop {
             tokio::select! {
@@ -161,6 +174,7 @@ pub(super) async fn run(
     let mut actor = Actor {
         id: start.spec.id,
         init: waiting.process.clone(),
+        ids: std::mem::take(&mut resources.ids),
         control: Arc::new(waiting.control),
         shared,
         commands,
@@ -211,6 +225,9 @@ impl Command {
             Self::Exec(_, reply) => {
                 let _ = reply.send(Err(error()));
             }
+            Self::Target(reply) => {
+                let _ = reply.send(Err(error()));
+            }
             Self::Paused(..) | Self::ExecReady(..) | Self::Launched(..) | Self::Ended(..) => {}
         }
     }
@@ -237,6 +254,11 @@ impl Actor {
             Command::Pause(deadline, reply) => self.pause(deadline, reply),
             Command::Resume(reply) => self.resume(reply),
             Command::Paused(number, result) => self.paused(number, &result),
+            Command::Target(reply) => {
+                let ended = Error::Precondition(format!("Container {} has ended", self.id));
+                let lives = self.phase != Phase::Exited;
+                let _ = reply.send(lives.then(|| self.init.pidfd.clone()).ok_or(ended));
+            }
             Command::Remove(reply) => {
                 log(self.cgroup.kill());
                 self.removers.push(reply);
@@ -321,12 +343,11 @@ impl Actor {
         self.execs
             .insert(spec.exec_id.clone(), Exec::Starting(reply));
         let (shared, cgroup) = (self.shared.clone(), self.cgroup.clone());
-        let init_pid = self.init.pid;
-        let seccomp = self.seccomp.clone();
+        let (ids, seccomp) = (self.ids.clone(), self.seccomp.clone());
         let (container, commands) = (self.init.pidfd.clone(), self.commands.clone());
         tokio::spawn(async move {
             let oom_kills = cgroup.oom_kills();
-            let result = create::exec(&shared, &spec, &cgroup, &container, init_pid, seccomp).await;
+            let result = create::exec(&shared, &spec, &cgroup, &container, ids, seccomp).await;
             // An actor that is gone has killed the cgroup.
             let _ = commands
                 .send(Command::ExecReady(spec.exec_id, result, oom_kills))
@@ -398,8 +419,15 @@ impl Actor {
                 answer(self.starters.drain(..), &error);
             }
             Some(exec_id) => {
-                if let Some(Exec::Failed(_, reply, failure)) = self.execs.remove(&exec_id) {
-                    let _ = reply.send(Err(failure.into()));
+                match self.execs.remove(&exec_id) {
+                    Some(Exec::Failed(process, reply, failure)) => {
+                        let _ = reply.send(Err(failure.into()));
+                        self.deliveries.extend(process.retire());
+                    }
+                    Some(Exec::Launching(process, _) | Exec::Running(process)) => {
+                        self.deliveries.extend(process.retire());
+                    }
+                    Some(Exec::Starting(_)) | None => {}
                 }
                 self.forget(exec_id);
                 // One that could not be run at all was answered so and never was.
@@ -419,10 +447,20 @@ impl Actor {
 
     fn signal(&self, target: &Target) -> Result<()> {
         if target.all {
+            let cgroup = match target.exec_id.as_ref() {
+                None => Some(&self.cgroup),
+                Some(_) => self
+                    .process(target.exec_id.as_ref())?
+                    .and_then(|process| process.cgroup.as_ref()),
+            };
+            // What an exec leaves behind when it ends by itself is the container's.
+            let Some(cgroup) = cgroup else {
+                return Ok(());
+            };
             return if target.signal == libc::SIGKILL.unsigned_abs() {
-                self.cgroup.kill()
+                cgroup.kill()
             } else {
-                self.cgroup.signal(target.signal)
+                cgroup.signal(target.signal)
             };
         }
         let Some(process) = self.process(target.exec_id.as_ref())? else {

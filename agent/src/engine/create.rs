@@ -1,13 +1,14 @@
 //! What a container is made of, and getting rid of it again.
 
+use super::actor::log;
 use super::launch::{Birth, Waiting, launch};
 use super::stdio::Prepared;
 use super::usage::Usage;
-use super::{CreateSpec, ExecSpec, Image, Shared};
+use super::{CreateSpec, ExecSpec, Image, PidNamespace, Shared, devices};
 use crate::cgroup::Cgroup;
 use crate::deadline::Deadline;
 use crate::error::Context;
-use crate::init::plan::{Place, Plan, fds};
+use crate::init::plan::{IdMaps, Place, Plan, Source, fds};
 use crate::seccomp::Filter;
 use crate::spec;
 use crate::streams::pump::InputEnd;
@@ -17,6 +18,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// What is left of a container when its processes are gone.
 #[derive(Default)]
@@ -26,7 +28,10 @@ pub(super) struct Resources {
     /// For the processes that come later.
     pub(super) seccomp: Option<Filter>,
     directory: Option<PathBuf>,
-    image: Option<Arc<Image>>,
+    /// That of its root and those of its mounts.
+    images: Vec<Arc<Image>>,
+    /// The mappings of its user namespace.
+    pub(super) ids: IdMaps,
 }
 
 /// Makes a container and its waiting process. What was made is in `resources` also when this fails
@@ -34,6 +39,7 @@ pub(super) struct Resources {
 pub(super) async fn create(
     shared: &Shared,
     request: &CreateSpec,
+    target: Option<Arc<OwnedFd>>,
     deadline: Deadline,
     resources: &mut Resources,
 ) -> Result<Waiting> {
@@ -44,10 +50,13 @@ pub(super) async fn create(
         settings,
         device_rules,
         namespace_files,
+        ids,
     } = spec::parse(&request.spec)?;
     process.user_name = spec::user(&request.user)?;
+    process.strict_groups = request.strict_groups;
     process.terminal = request.stdio.terminal;
     resources.seccomp.clone_from(&process.seccomp);
+    resources.ids = ids.clone();
     let stdio = Prepared::new(shared, &request.stdio)?;
     let namespaces = open_namespaces(&namespace_files)?;
     let pid_namespace = container
@@ -56,10 +65,41 @@ pub(super) async fn create(
         .zip(&namespaces)
         .find(|(kind, _)| **kind == libc::CLONE_NEWPID)
         .map(|(_, fd)| fd.as_fd());
+    let shared_pid = match request.pid {
+        PidNamespace::Spec => None,
+        PidNamespace::Pod => Some(shared.namespaces.pid(shared).await?),
+        PidNamespace::Of(_) => target,
+    };
+    if shared_pid.is_some() {
+        if pid_namespace.is_some() {
+            return Err(Error::Invalid(
+                "The spec names a pid namespace and the request another".to_owned(),
+            ));
+        }
+        container.new_namespaces &= !libc::CLONE_NEWPID;
+    }
+    let pid_namespace = shared_pid.as_ref().map(|fd| fd.as_fd()).or(pid_namespace);
+    let mut users = Vec::new();
+    for maps in &container.user_namespaces {
+        users.push(shared.namespaces.user(shared, maps).await?);
+    }
+    if request.guest_devices {
+        let all = devices::of_guest(Path::new("/dev"))?;
+        let described: Vec<_> = container.devices.iter().map(|d| d.path.clone()).collect();
+        let more = all.into_iter().filter(|d| !described.contains(&d.path));
+        container.devices.extend(more);
+    }
 
     let image = shared.backing.image(&request.image_disk, deadline).await?;
     container.image = image.path().to_owned();
-    resources.image = Some(image);
+    resources.images.push(image);
+    for mount in &mut container.mounts {
+        if let Source::Image { disk, root, .. } = &mut mount.what {
+            let image = shared.backing.image(disk, deadline).await?;
+            image.path().clone_into(root);
+            resources.images.push(image);
+        }
+    }
     let directory = shared.backing.scratch()?.join(id.as_str());
     container.upper = directory.join("upper");
     container.work = directory.join("work");
@@ -69,8 +109,10 @@ pub(super) async fn create(
     delete(&directory).context(what)?;
     resources.directory = Some(directory);
     fs::create_dir_all(&container.work).context(what)?;
-    make_upper(&container.image, &container.upper).context(what)?;
+    make_upper(&container.image, &container.upper, &ids).context(what)?;
     resources.usage = Some(Usage::new(container.upper.clone()));
+    container.state.id = id.to_string();
+    container.state.bundle = directory_of(&container.upper);
     shared.prepare_cgroup().await?;
     let cgroup = Arc::new(Cgroup::create(
         &shared.paths.cgroup,
@@ -83,6 +125,7 @@ pub(super) async fn create(
     let new_namespaces = container.new_namespaces;
     let plan = Plan {
         place: Place::Make(Box::new(container)),
+        ids,
         process,
     };
     let birth = Birth {
@@ -92,6 +135,7 @@ pub(super) async fn create(
         fds: namespaces
             .iter()
             .map(AsFd::as_fd)
+            .chain(users.iter().map(|user| user.as_fd()))
             .zip(fds::NAMESPACES..)
             .collect(),
         input_end: InputEnd::HalfClose,
@@ -111,31 +155,45 @@ pub(super) async fn exec(
     request: &ExecSpec,
     cgroup: &Cgroup,
     container: &OwnedFd,
-    init_pid: u32,
+    ids: IdMaps,
     seccomp: Option<Filter>,
 ) -> Result<Waiting> {
     let mut process = spec::parse_process(&request.process)?;
     process.seccomp = seccomp;
     process.user_name = spec::user(&request.user)?;
+    process.strict_groups = request.strict_groups;
     process.terminal = request.stdio.terminal;
     let stdio = Prepared::new(shared, &request.stdio)?;
     let plan = Plan {
         place: Place::Join,
+        ids,
         process,
     };
-    let inner = cgroup
-        .delegated(init_pid)
-        .context(|| "Cannot open the container's cgroup")?;
+    let number = shared.execs.fetch_add(1, Ordering::Relaxed);
+    let own = Arc::new(cgroup.child(&format!("exec-{number}"))?);
     let birth = Birth {
         namespaces: 0,
         pid_namespace: Some(container.as_fd()),
-        cgroup: inner
-            .as_ref()
-            .map_or_else(|| cgroup.directory(), AsFd::as_fd),
+        cgroup: own.directory(),
         fds: vec![(container.as_fd(), fds::CONTAINER)],
         input_end: InputEnd::AnyClose,
     };
-    launch(shared, &plan, stdio, birth).await
+    match launch(shared, &plan, stdio, birth).await {
+        Ok(mut waiting) => {
+            waiting.process.cgroup = Some(own);
+            Ok(waiting)
+        }
+        Err(error) => {
+            // Its process may not be gone yet. The container's end removes what this does not.
+            log(release_cgroup(&own).await);
+            Err(error)
+        }
+    }
+}
+
+/// The directory that another is in.
+fn directory_of(path: &Path) -> PathBuf {
+    path.parent().unwrap_or(path).to_owned()
 }
 
 fn open_namespaces(files: &[PathBuf]) -> Result<Vec<OwnedFd>> {
@@ -153,12 +211,12 @@ fn open_namespaces(files: &[PathBuf]) -> Result<Vec<OwnedFd>> {
 }
 
 /// The root directory of a container has the mode and owner of the image's.
-fn make_upper(image: &Path, upper: &Path) -> io::Result<()> {
+fn make_upper(image: &Path, upper: &Path, ids: &IdMaps) -> io::Result<()> {
     use std::os::unix::fs::{MetadataExt, chown};
     fs::create_dir(upper)?;
     let metadata = fs::metadata(image)?;
     fs::set_permissions(upper, metadata.permissions())?;
-    chown(upper, Some(metadata.uid()), Some(metadata.gid()))
+    chown(upper, ids.uid(metadata.uid()), ids.gid(metadata.gid()))
 }
 
 impl Resources {
@@ -178,7 +236,7 @@ impl Resources {
             result = result.and(deleted);
         }
         // The last container of an image unmounts it.
-        self.image = None;
+        self.images.clear();
         result
     }
 }

@@ -1,7 +1,9 @@
 //! Making a process that waits to run its program, and telling it to.
 
 use super::Shared;
+use super::actor::log;
 use super::stdio::{Prepared, Pumps};
+use crate::cgroup::Cgroup;
 use crate::error::Context;
 use crate::init::plan::{Failure, GO, MAX_ANSWER, Plan, READY, fds};
 use crate::reaper::{ExitReceiver, Status};
@@ -18,6 +20,7 @@ use std::io::{self, IoSliceMut, Seek, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use tokio::task::JoinHandle;
 
 /// A process that has done everything but run its program.
 pub(super) struct Waiting {
@@ -34,6 +37,18 @@ pub(super) struct Process {
     pub(super) pidfd: Arc<OwnedFd>,
     /// The master of its terminal.
     pub(super) master: Option<Arc<OwnedFd>>,
+    /// Its own, below the container's, when it is an exec.
+    pub(super) cgroup: Option<Arc<Cgroup>>,
+}
+
+impl Process {
+    /// The process has ended: removes its cgroup when the last of what it has started is gone too.
+    pub(super) fn retire(self) -> Option<JoinHandle<()>> {
+        let cgroup = self.cgroup?;
+        Some(tokio::spawn(async move {
+            log(cgroup.empty().await.and_then(|()| cgroup.remove()));
+        }))
+    }
 }
 
 /// Where a process is made.
@@ -105,6 +120,7 @@ pub(super) async fn launch(
             pid: spawned.pid.as_raw_nonzero().get().unsigned_abs(),
             pidfd: Arc::new(spawned.pidfd),
             master: master.map(Arc::new),
+            cgroup: None,
         },
         control,
         exit,

@@ -15,7 +15,9 @@
 mod actor;
 mod backing;
 mod create;
+mod devices;
 mod launch;
+mod namespaces;
 mod stdio;
 mod supervisor;
 mod usage;
@@ -37,6 +39,7 @@ use bulkhead_agent_api::agent::{ContainerState, ContainerStats};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::{OnceCell, mpsc, oneshot};
 use usage::Usage;
@@ -63,6 +66,10 @@ pub struct Shared {
     reaper: Reaper,
     /// Set when the cgroup for the containers is there.
     cgroup_prepared: OnceCell<()>,
+    /// Of the pod.
+    namespaces: namespaces::Namespaces,
+    /// Numbers the cgroups of execs.
+    execs: AtomicU64,
     backing: Arc<dyn Backing>,
     stats_turn: tokio::sync::Mutex<()>,
     /// The streams.
@@ -121,6 +128,23 @@ pub struct CreateSpec {
     pub stdio: StdioSpec,
     /// `user` or `user:group`, or empty.
     pub user: String,
+    /// Whether the groups that the image has for the user are left out.
+    pub strict_groups: bool,
+    /// Its pid namespace.
+    pub pid: PidNamespace,
+    /// Whether it gets the guest's device nodes.
+    pub guest_devices: bool,
+}
+
+/// Which pid namespace a container gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PidNamespace {
+    /// What its specification says.
+    Spec,
+    /// That of the pod.
+    Pod,
+    /// That of another container.
+    Of(Id),
 }
 
 /// A process to run in a container.
@@ -134,6 +158,8 @@ pub struct ExecSpec {
     pub stdio: StdioSpec,
     /// `user` or `user:group`, or empty.
     pub user: String,
+    /// Whether the groups that the image has for the user are left out.
+    pub strict_groups: bool,
 }
 
 impl Engine {
@@ -147,6 +173,8 @@ impl Engine {
                 program,
                 reaper: Reaper::start()?,
                 cgroup_prepared: OnceCell::new(),
+                namespaces: Default::default(),
+                execs: AtomicU64::new(0),
                 backing,
                 stats_turn: tokio::sync::Mutex::default(),
                 hub: Arc::default(),
@@ -181,6 +209,10 @@ impl Engine {
 
     /// Prepares a container. Returns the pid of its waiting process.
     pub async fn create(&self, spec: CreateSpec, deadline: Deadline) -> Result<u32> {
+        let target = match &spec.pid {
+            PidNamespace::Of(id) => Some(self.ask(id, Command::Target).await?),
+            _ => None,
+        };
         let (commands, mailbox) = mpsc::channel(MAILBOX);
         let snapshot = Arc::new(Mutex::new(ContainerState::new()));
         let (reply, answer) = oneshot::channel();
@@ -210,6 +242,7 @@ impl Engine {
             let id = spec.id.clone();
             let start = actor::Start {
                 spec,
+                target,
                 deadline,
                 reply,
             };

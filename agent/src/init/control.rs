@@ -20,7 +20,7 @@ pub(super) fn inherit() -> rustix::io::Result<Inherited> {
     let control = crate::sys::fd::inherited(fds::CONTROL)?;
     let plan = crate::sys::fd::inherited(fds::PLAN)?;
     let mut others = Vec::new();
-    for number in fds::CONTAINER..fds::NAMESPACES + 8 {
+    for number in fds::CONTAINER..fds::NAMESPACES + fds::MAX_NAMESPACES {
         if let Ok(fd) = crate::sys::fd::inherited(number as RawFd) {
             others.push(fd);
         }

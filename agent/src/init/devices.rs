@@ -1,7 +1,7 @@
 //! Device nodes and links that every container has (OCI runtime specification, config-linux,
 //! "Default Devices"; runtime-linux, "Dev symbolic links"), and those that it asks for.
 
-use super::plan::{Device, Failure, FailureKind};
+use super::plan::{Device, Failure, FailureKind, IdMaps};
 use super::root::Root;
 use super::{Doing, Step};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, makedev};
@@ -28,7 +28,7 @@ const LINKS: [(&str, &str); 5] = [
 const CORE: (&str, &str) = ("/dev/core", "/proc/kcore");
 
 /// Makes them all.
-pub(super) fn create(root: &Root, devices: &[Device]) -> Step {
+pub(super) fn create(root: &Root, devices: &[Device], ids: &IdMaps) -> Step {
     for (path, major, minor) in DEFAULT {
         // One that the specification describes counts.
         if devices.iter().any(|device| device.path == path) {
@@ -44,10 +44,11 @@ pub(super) fn create(root: &Root, devices: &[Device]) -> Step {
                 uid: 0,
                 gid: 0,
             },
+            ids,
         )?;
     }
     for device in devices {
-        node(root, device)?;
+        node(root, device, ids)?;
     }
     // As other runtimes: only where the kernel has it.
     let core = root.open(CORE.1, rustix::fs::OFlags::PATH).is_ok();
@@ -63,7 +64,7 @@ pub(super) fn create(root: &Root, devices: &[Device]) -> Step {
     Ok(())
 }
 
-fn node(root: &Root, device: &Device) -> Step {
+fn node(root: &Root, device: &Device, ids: &IdMaps) -> Step {
     let what = format!("make the device {}", device.path);
     let (parent, name) = root.parent(&device.path)?;
     let kind = FileType::from_raw_mode(device.mode);
@@ -81,8 +82,8 @@ fn node(root: &Root, device: &Device) -> Step {
         Err(error) => return Err(error).doing(&what),
     }
     let owner = (
-        Some(Uid::from_raw(device.uid)),
-        Some(Gid::from_raw(device.gid)),
+        ids.uid(device.uid).map(Uid::from_raw),
+        ids.gid(device.gid).map(Gid::from_raw),
     );
     rustix::fs::chownat(&parent, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).doing(&what)
 }

@@ -1,6 +1,6 @@
 //! What the program runs as: user, groups, limits, capabilities.
 
-use super::plan::{Failure, Process};
+use super::plan::{Failure, IdMaps, Process};
 use super::root::Root;
 use super::user::{self, Identity, MAX_FILE};
 use super::{Doing, Step};
@@ -34,7 +34,7 @@ pub(super) fn set_oom_score(process: &Process) -> Step {
 
 /// Resolves the user in the image and gives it the stdio pipes, so that a program that is not root
 /// can open /dev/stdout again.
-pub(super) fn prepare(root: &Root, process: &Process) -> Step<Prepared> {
+pub(super) fn prepare(root: &Root, process: &Process, ids: &IdMaps) -> Step<Prepared> {
     let passwd = read(root, "/etc/passwd")?;
     let identity = match &process.user_name {
         None => Identity {
@@ -44,6 +44,9 @@ pub(super) fn prepare(root: &Root, process: &Process) -> Step<Prepared> {
         },
         Some(name) => {
             let mut identity = user::resolve(name, &passwd, &read(root, "/etc/group")?)?;
+            if process.strict_groups {
+                identity.groups = vec![identity.gid];
+            }
             for group in &process.groups {
                 if !identity.groups.contains(group) {
                     identity.groups.push(*group);
@@ -62,18 +65,27 @@ pub(super) fn prepare(root: &Root, process: &Process) -> Step<Prepared> {
         let stat = rustix::fs::fstat(fd).doing("look at stdio")?;
         let is_terminal = rustix::termios::isatty(fd);
         if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo || is_terminal {
-            let owner = Some(Uid::from_raw(identity.uid));
+            let owner = ids.uid(identity.uid).ok_or_else(|| Failure {
+                kind: super::FailureKind::Invalid,
+                message: format!("User {} is not in the user namespace", identity.uid),
+            })?;
+            let owner = Some(Uid::from_raw(owner));
             rustix::fs::fchown(fd, owner, None).doing("give stdio to the user")?;
         }
     }
     Ok(Prepared { identity, home })
 }
 
-/// Becomes it. After this the process can do no more than the program.
-pub(super) fn assume(process: &Process, prepared: &Prepared) -> Step {
+/// Sets the resource limits, which only the guest's root may raise.
+pub(super) fn set_limits(process: &Process) -> Step {
     for (resource, soft, hard) in &process.limits {
         set_limit(*resource, *soft, *hard).doing(&format!("set resource limit {resource}"))?;
     }
+    Ok(())
+}
+
+/// Becomes it. After this the process can do no more than the program.
+pub(super) fn assume(process: &Process, prepared: &Prepared) -> Step {
     let sets = process.capabilities;
     let known = known_capabilities();
     for number in (0..=MAX_CAPABILITY).filter(|number| known & (1 << number) != 0) {

@@ -4,6 +4,7 @@
 //! /dev/null, opened before anything of the container was looked at, not the container's.
 
 use super::mounts::{attach, copy, new, open_path};
+use super::plan::IdMaps;
 use super::root::Root;
 use super::{Doing, Failure, FailureKind, Step};
 use crate::sys::mount::{attr, set_attributes};
@@ -40,7 +41,7 @@ pub(super) fn hide(root: &Root, path: &str, null: &Null) -> Step {
     let stat = rustix::fs::fstat(&place).doing(&what)?;
     let cover = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
         let size = ("size".to_owned(), Some("0".to_owned()));
-        new("tmpfs", "tmpfs", &[size], &what)?
+        new("tmpfs", "tmpfs", &[size], &IdMaps::default(), &what)?
     } else {
         copy(&null.0, false).doing(&what)?
     };

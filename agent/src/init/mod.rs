@@ -11,21 +11,25 @@
 //! # Order
 //! The clone has put the process into its cgroup and its new namespaces. Then: join or make the
 //! mount namespace and all that is in it ([`root`], [`mounts`], [`devices`], [`mask`]), the
-//! terminal ([`terminal`]), the user and the working directory ([`user`]), limits, capabilities
-//! ([`identity`]); say READY; wait for GO; install the seccomp filter; look the program up and run it
-//! ([`program`]). The control socket is close-on-exec: its end tells the agent that the program runs.
+//! terminal ([`terminal`]), the user and the working directory ([`user`]), limits, the user
+//! namespace, capabilities ([`identity`]); say READY; wait for GO; run the hooks ([`hooks`]), install
+//! the seccomp filter; look the program up and run it ([`program`]). The control socket is
+//! close-on-exec: its end tells the agent that the program runs.
 //!
 //! The process is not dumpable, so that the programs of a container that it joins can neither
 //! trace it nor look into its `/proc` directory unless they have CAP_SYS_PTRACE in the guest.
 
 mod control;
+mod copy_up;
 mod devices;
+mod hooks;
 mod identity;
 mod mask;
 mod mounts;
 pub mod plan;
 mod program;
 pub mod root;
+mod stay;
 mod terminal;
 pub mod user;
 
@@ -78,16 +82,21 @@ fn become_program(control: &Control, plan: OwnedFd, others: Vec<OwnedFd>) -> Ste
     // Through the agent's own /proc, which no container can have changed.
     identity::set_oom_score(&plan.process)?;
     let terminal = match &plan.place {
-        Place::Make(container) => make(container, &others, plan.process.terminal)?,
+        Place::Make(container) => make(container, &plan, &others)?,
         Place::Join => join(&others, plan.process.terminal)?,
+        Place::Stay(empty) => return stay::stay(control, empty.as_deref()),
     };
-    drop(others);
-    let root = Root::current()?;
+    let root = Root::current()?.owned_by(plan.ids.root());
     rustix::process::setsid().doing("start a session")?;
     let master = terminal.map(terminal::Terminal::take_control).transpose()?;
-    let prepared = identity::prepare(&root, &plan.process)?;
+    let prepared = identity::prepare(&root, &plan.process, &plan.ids)?;
     program::enter_directory(&root, &plan.process.cwd)?;
     drop(root);
+    identity::set_limits(&plan.process)?;
+    if !plan.ids.is_empty() {
+        enter_user_namespace(&plan, &others)?;
+    }
+    drop(others);
     identity::assume(&plan.process, &prepared)?;
     let env = program::environment(&plan.process.env, &prepared.home);
     control
@@ -101,6 +110,9 @@ fn become_program(control: &Control, plan: OwnedFd, others: Vec<OwnedFd>) -> Ste
         });
     }
     process::default_signals();
+    if let Place::Make(container) = &plan.place {
+        hooks::run(&container.start_hooks, &container.state, "created")?;
+    }
     // Whatever the filter refuses, between here and the program there is only `execve`.
     if let Some(filter) = &plan.process.seccomp {
         crate::sys::seccomp::install(filter).doing("install the seccomp filter")?;
@@ -108,13 +120,55 @@ fn become_program(control: &Control, plan: OwnedFd, others: Vec<OwnedFd>) -> Ste
     Err(program::run(&plan.process.args, &env))
 }
 
+/// Enters the user namespace of the container, last of all: until here the process is the guest's
+/// root, which alone may mount images, make devices and raise limits. The container's mounts become
+/// those of a mount namespace that belongs to the user namespace, so that its root may mount more,
+/// but cannot take away what covers another path.
+fn enter_user_namespace(plan: &Plan, others: &[OwnedFd]) -> Step {
+    let what = "enter the user namespace";
+    match &plan.place {
+        Place::Make(container) => {
+            let namespace = user_namespace(container, &plan.ids, others)?;
+            process::enter(namespace, libc::CLONE_NEWUSER).doing(what)?;
+            process::unshare(libc::CLONE_NEWNS).doing(what)
+        }
+        _ => match others.first() {
+            Some(pidfd) => process::enter(pidfd, libc::CLONE_NEWUSER).doing(what),
+            None => Err(missing("container to join")),
+        },
+    }
+}
+
+/// The file of a user namespace of the plan.
+fn user_namespace<'a>(
+    container: &Container,
+    ids: &plan::IdMaps,
+    others: &'a [OwnedFd],
+) -> Step<&'a OwnedFd> {
+    let joined = container.join_namespaces.len();
+    let position = container
+        .user_namespaces
+        .iter()
+        .position(|maps| maps == ids);
+    position
+        .and_then(|position| others.get(joined + position))
+        .ok_or_else(|| missing("user namespace"))
+}
+
+fn missing(what: &str) -> Failure {
+    Failure {
+        kind: FailureKind::Other,
+        message: format!("The {what} is missing"),
+    }
+}
+
 /// Makes the container in the namespaces that the clone has made.
 fn make(
     container: &Container,
-    namespaces: &[OwnedFd],
-    size: Option<(u16, u16)>,
+    plan: &Plan,
+    others: &[OwnedFd],
 ) -> Step<Option<terminal::Terminal>> {
-    for (fd, kind) in namespaces.iter().zip(&container.join_namespaces) {
+    for (fd, kind) in others.iter().zip(&container.join_namespaces) {
         // The pid namespace was joined before the clone.
         if *kind != libc::CLONE_NEWPID {
             process::enter(fd, *kind).doing("join a namespace")?;
@@ -131,13 +185,16 @@ fn make(
     }
     // Keyrings are not part of any namespace. A kernel without keys has none to leave.
     let _ = process::new_session_keyring();
-    let root = mounts::root(container)?;
     let null = mask::Null::open()?;
+    let mut maker = mounts::Maker::new(container, &plan.ids, others)?;
+    let root = maker.root()?;
     for mount in &container.mounts {
-        mounts::mount(&root, mount)?;
+        maker.mount(&root, mount)?;
     }
-    devices::create(&root, &container.devices)?;
-    let terminal = size
+    devices::create(&root, &container.devices, &plan.ids)?;
+    let terminal = plan
+        .process
+        .terminal
         .map(|size| terminal::Terminal::open(&root, size))
         .transpose()?;
     if let Some(terminal) = &terminal {
@@ -149,6 +206,7 @@ fn make(
     for path in &container.masked {
         mask::hide(&root, path, &null)?;
     }
+    hooks::run(&container.create_hooks, &container.state, "creating")?;
     mounts::enter_root(&root, container.root_read_only)?;
     Ok(terminal)
 }
@@ -156,10 +214,7 @@ fn make(
 /// Joins the container of the pidfd. The pid namespace was joined before the clone.
 fn join(others: &[OwnedFd], size: Option<(u16, u16)>) -> Step<Option<terminal::Terminal>> {
     let Some(pidfd) = others.first() else {
-        return Err(Failure {
-            kind: FailureKind::Other,
-            message: "The container to join is missing".to_owned(),
-        });
+        return Err(missing("container to join"));
     };
     let all = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
     process::enter(pidfd, all).doing("join the container")?;

@@ -8,6 +8,7 @@
 use crate::Error;
 use crate::seccomp::Filter;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Descriptors that the process starts with, besides 0, 1 and 2.
@@ -20,8 +21,11 @@ pub mod fds {
     pub const PLAN: RawFd = 4;
     /// A pidfd of the container's first process, for an exec.
     pub const CONTAINER: RawFd = 5;
-    /// The first of the namespace files to join, in the order of the plan.
+    /// The first of the namespace files to join, in the order of the plan; those of
+    /// [`super::Container::user_namespaces`] follow.
     pub const NAMESPACES: RawFd = 6;
+    /// The most namespace files.
+    pub const MAX_NAMESPACES: RawFd = 20;
 }
 
 /// The message by which the agent lets the program run.
@@ -37,6 +41,8 @@ pub const MAX_ANSWER: usize = 16 * 1024;
 pub struct Plan {
     /// How it gets where the program is to run.
     pub place: Place,
+    /// The user namespace that it ends in; none when empty.
+    pub ids: IdMaps,
     /// What it becomes.
     pub process: Process,
 }
@@ -48,6 +54,63 @@ pub enum Place {
     Make(Box<Container>),
     /// In the container whose first process is [`fds::CONTAINER`].
     Join,
+    /// Nowhere: it is the first process of the pod's pid namespace, or holds a user namespace open
+    /// until the agent has it, and stays until the agent closes the control socket. The path is an
+    /// empty directory to be its root; without one it has the agent's.
+    Stay(Option<PathBuf>),
+}
+
+/// Which ids of a user namespace are which of the guest (user_namespaces(7)).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct IdMaps {
+    /// User ids.
+    pub uids: Vec<IdMap>,
+    /// Group ids.
+    pub gids: Vec<IdMap>,
+}
+
+/// A range of ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct IdMap {
+    /// The first in the namespace.
+    pub inside: u32,
+    /// The first in the guest.
+    pub outside: u32,
+    /// How many.
+    pub count: u32,
+}
+
+impl IdMaps {
+    /// Whether there is no user namespace at all.
+    pub fn is_empty(&self) -> bool {
+        self.uids.is_empty() && self.gids.is_empty()
+    }
+
+    /// The guest's user id for one of the namespace; the same where there is no namespace.
+    pub fn uid(&self, inside: u32) -> Option<u32> {
+        self.outside(&self.uids, inside)
+    }
+
+    /// As [`Self::uid`] for a group.
+    pub fn gid(&self, inside: u32) -> Option<u32> {
+        self.outside(&self.gids, inside)
+    }
+
+    /// The guest's ids of the namespace's root.
+    pub fn root(&self) -> (u32, u32) {
+        // Without a root nobody in the namespace owns what is made for it.
+        (self.uid(0).unwrap_or(0), self.gid(0).unwrap_or(0))
+    }
+
+    fn outside(&self, maps: &[IdMap], inside: u32) -> Option<u32> {
+        if self.is_empty() {
+            return Some(inside);
+        }
+        maps.iter().find_map(|map| {
+            let offset = inside.checked_sub(map.inside)?;
+            (offset < map.count).then(|| map.outside.checked_add(offset))?
+        })
+    }
 }
 
 /// A container to make.
@@ -65,6 +128,9 @@ pub struct Container {
     pub new_namespaces: i32,
     /// Namespaces to join, `CLONE_NEW*`, whose files are from [`fds::NAMESPACES`] on.
     pub join_namespaces: Vec<i32>,
+    /// User namespaces for id-mapped mounts and for the container itself, whose files follow those
+    /// of `join_namespaces`.
+    pub user_namespaces: Vec<IdMaps>,
     /// Whether it gets a cgroup namespace.
     pub cgroup_namespace: bool,
     /// Host name, in a uts namespace of its own.
@@ -81,6 +147,40 @@ pub struct Container {
     pub read_only: Vec<String>,
     /// Whether the root itself cannot be changed.
     pub root_read_only: bool,
+    /// Programs of the guest, run before the root is entered (OCI `createContainer`).
+    pub create_hooks: Vec<Hook>,
+    /// Programs of the container, run just before its own (OCI `startContainer`).
+    pub start_hooks: Vec<Hook>,
+    /// What the hooks are told of the container.
+    pub state: State,
+}
+
+/// A program to run at a certain moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    /// Absolute.
+    pub path: String,
+    /// With argv 0; only that when empty.
+    pub args: Vec<String>,
+    /// All of its environment.
+    pub env: Vec<String>,
+    /// Seconds after which it is killed and has failed.
+    pub timeout: Option<u64>,
+}
+
+/// The state of a container as hooks read it (OCI runtime specification, "State"), but for `status`
+/// and `pid`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// Version of the specification.
+    pub oci_version: String,
+    /// The container.
+    pub id: String,
+    /// Where its files are, in the guest.
+    pub bundle: PathBuf,
+    /// Of the specification.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// One mount.
@@ -100,6 +200,10 @@ pub struct Mount {
     pub clear_recursive: u64,
     /// `MS_SHARED`, `MS_SLAVE`, `MS_PRIVATE` or `MS_UNBINDABLE`; `true` is recursive.
     pub propagation: Option<(u64, bool)>,
+    /// The mapping of an id-mapped mount; `true` is recursive.
+    pub ids: Option<(IdMaps, bool)>,
+    /// Whether a new tmpfs begins with what the image has in its place.
+    pub copy_up: bool,
 }
 
 /// What is mounted.
@@ -113,6 +217,15 @@ pub enum Source {
         recursive: bool,
         /// Make the directory when it is not there.
         create: bool,
+    },
+    /// A part of an image.
+    Image {
+        /// Serial of its disk.
+        disk: String,
+        /// Where the guest has it mounted; empty in a specification.
+        root: PathBuf,
+        /// What of it, resolved inside it.
+        sub_path: String,
     },
     /// A new instance of a file system.
     New {
@@ -159,6 +272,8 @@ pub struct Process {
     pub groups: Vec<u32>,
     /// `user` or `user:group`, to be resolved in the image.
     pub user_name: Option<String>,
+    /// Leave out the groups that the image has for `user_name`.
+    pub strict_groups: bool,
     /// File mode creation mask.
     pub umask: Option<u32>,
     /// Capability sets, bit by number.

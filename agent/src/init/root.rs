@@ -4,7 +4,7 @@
 
 use super::plan::{Failure, FailureKind};
 use super::{Doing, Step};
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -13,7 +13,11 @@ const MAX_LINKS: u32 = 16;
 
 /// The root of a container, seen from outside or from inside.
 #[derive(Debug)]
-pub struct Root(OwnedFd);
+pub struct Root {
+    directory: OwnedFd,
+    /// Whose is what is made in it: the root of the container's user namespace.
+    owner: (Uid, Gid),
+}
 
 impl Root {
     /// The root of the calling process.
@@ -25,7 +29,25 @@ impl Root {
     pub fn at(path: &str) -> Result<Self, Failure> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty()).doing(&format!("open {path}"))?;
-        Ok(Self(fd))
+        Ok(Self {
+            directory: fd,
+            owner: (Uid::ROOT, Gid::ROOT),
+        })
+    }
+
+    /// What is made in it belongs to this user and group, ids of the guest.
+    pub fn owned_by(mut self, (uid, gid): (u32, u32)) -> Self {
+        self.owner = (Uid::from_raw(uid), Gid::from_raw(gid));
+        self
+    }
+
+    /// Gives something that was just made to the owner.
+    fn give(&self, directory: impl AsFd, name: &str) -> rustix::io::Result<()> {
+        if self.owner == (Uid::ROOT, Gid::ROOT) {
+            return Ok(());
+        }
+        let (uid, gid) = (Some(self.owner.0), Some(self.owner.1));
+        rustix::fs::chownat(directory, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
     }
 
     /// Opens a path inside the root.
@@ -34,7 +56,7 @@ impl Root {
         loop {
             // EAGAIN: something was renamed meanwhile and the kernel cannot vouch for a "..".
             match rustix::fs::openat2(
-                &self.0,
+                &self.directory,
                 path,
                 flags | OFlags::CLOEXEC,
                 Mode::empty(),
@@ -71,7 +93,8 @@ impl Root {
                         self.make_directory(&target, mode, links)?;
                     } else {
                         match rustix::fs::mkdirat(&here, name, Mode::from_raw_mode(mode)) {
-                            Ok(()) | Err(Errno::EXIST) => {}
+                            Ok(()) => self.give(&here, name).doing(&what)?,
+                            Err(Errno::EXIST) => {}
                             Err(error) => return Err(error).doing(&what),
                         }
                     }
@@ -104,7 +127,8 @@ impl Root {
         let flags =
             OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644)) {
-            Ok(_) | Err(Errno::EXIST) => {}
+            Ok(_) => self.give(&parent, name).doing(&what)?,
+            Err(Errno::EXIST) => {}
             Err(error) => return Err(error).doing(&what),
         }
         self.open(path, OFlags::PATH).doing(&what)
@@ -126,7 +150,7 @@ impl Root {
 
 impl AsFd for Root {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.directory.as_fd()
     }
 }
 

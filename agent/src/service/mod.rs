@@ -2,7 +2,7 @@
 //! pod, and turns errors into statuses. Nothing is decided here.
 
 use crate::deadline::Deadline;
-use crate::engine::{CreateSpec, Engine, ExecSpec, StdioSpec};
+use crate::engine::{CreateSpec, Engine, ExecSpec, PidNamespace, StdioSpec};
 use crate::id::Id;
 use crate::pod::Pod;
 use crate::streams::server::Incoming;
@@ -13,7 +13,7 @@ use bulkhead_agent_api::agent::{
     Event, EventsRequest, ExecRequest, ExecResponse, ListContainersResponse, ResizeTerminalRequest,
     SignalRequest, StatsRequest, StatsResponse, UpdateContainerRequest,
 };
-use bulkhead_agent_api::agent_ttrpc;
+use bulkhead_agent_api::{agent as api, agent_ttrpc};
 use std::sync::Arc;
 use tokio::sync::Notify;
 use ttrpc::r#async::{Server, ServerStreamSender, TtrpcContext};
@@ -59,6 +59,19 @@ fn exec(id: &str) -> Answer<Option<Id>> {
     Id::parse("Exec", id).map(Some).map_err(rpc)
 }
 
+fn pid_namespace(request: &CreateContainerRequest) -> crate::Result<PidNamespace> {
+    match request.pid_namespace.enum_value() {
+        Ok(api::PidNamespace::SPEC_PID) => Ok(PidNamespace::Spec),
+        Ok(api::PidNamespace::POD_PID) => Ok(PidNamespace::Pod),
+        Ok(api::PidNamespace::TARGET_PID) => {
+            Id::parse("Container", &request.pid_target).map(PidNamespace::Of)
+        }
+        Err(number) => Err(Error::Unimplemented(format!(
+            "There is no pid namespace of kind {number}"
+        ))),
+    }
+}
+
 fn rpc(error: Error) -> ttrpc::Error {
     tracing::debug!("Refused: {}", error.chain());
     error.to_rpc()
@@ -86,9 +99,12 @@ impl agent_ttrpc::Agent for Service {
         let spec = CreateSpec {
             id: container(&request.container_id)?,
             stdio: StdioSpec::parse(request.stdio.get_or_default()).map_err(rpc)?,
+            pid: pid_namespace(&request).map_err(rpc)?,
             spec: request.spec,
             image_disk: request.image_disk,
             user: request.user,
+            strict_groups: request.strict_groups,
+            guest_devices: request.guest_devices,
         };
         let mut response = CreateContainerResponse::new();
         response.pid = self
@@ -114,6 +130,7 @@ impl agent_ttrpc::Agent for Service {
             stdio: StdioSpec::parse(request.stdio.get_or_default()).map_err(rpc)?,
             process: request.process,
             user: request.user,
+            strict_groups: request.strict_groups,
         };
         let mut response = ExecResponse::new();
         response.pid = self.engine.exec(&id, spec).await.map_err(rpc)?;

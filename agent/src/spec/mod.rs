@@ -1,13 +1,15 @@
 //! The edge: an OCI runtime specification (JSON, from the daemon) becomes a checked plan.
 //!
 //! What the agent does not do is refused by name (UNIMPLEMENTED), never ignored, when leaving it out
-//! would make the container less confined or different from what was asked: user and time
-//! namespaces, network namespaces of its own, hooks, SELinux, AppArmor, id-mapped mounts.
+//! would make the container less confined or different from what was asked: time namespaces,
+//! network namespaces of its own, hooks of the runtime, SELinux, AppArmor.
 //! `root.path`, `cgroupsPath` and annotations are ignored: the image, the cgroup and the meaning of
 //! annotations are the daemon's and the agent's own matter.
 
 mod block_io;
 mod devices;
+mod hooks;
+mod ids;
 mod mounts;
 mod process;
 mod resources;
@@ -15,8 +17,9 @@ mod resources;
 use crate::cgroup::Setting;
 use crate::cgroup::devices::Rule;
 use crate::id::quote;
-use crate::init::plan::{Container, Device, Process};
+use crate::init::plan::{Container, Device, IdMaps, Process};
 use crate::{Error, Result, seccomp};
+use ids::id_maps;
 use oci_spec::runtime::{Linux, LinuxDeviceType, LinuxNamespaceType, LinuxResources, Spec};
 use std::path::{Path, PathBuf};
 
@@ -41,6 +44,8 @@ pub struct Parsed {
     pub device_rules: Vec<Rule>,
     /// Files of the namespaces to join, in the order of `container.join_namespaces`.
     pub namespace_files: Vec<PathBuf>,
+    /// The mappings of its user namespace; empty when it has none.
+    pub ids: IdMaps,
 }
 
 /// Reads a whole specification.
@@ -56,7 +61,6 @@ pub fn parse(json: &[u8]) -> Result<Parsed> {
     refuse("solaris", spec.solaris().is_some())?;
     refuse("windows", spec.windows().is_some())?;
     refuse("zos", spec.zos().is_some())?;
-    refuse("hooks", spec.hooks().is_some())?;
     let process = spec
         .process()
         .as_ref()
@@ -79,9 +83,21 @@ pub fn parse(json: &[u8]) -> Result<Parsed> {
             .unwrap_or(false),
         ..Container::default()
     };
+    let ids = ids::of_container(linux)?;
     for mount in limited(spec.mounts(), "mounts")? {
-        container.mounts.push(mounts::convert(mount)?);
+        container.mounts.push(mounts::convert(mount, &ids)?);
     }
+    container.user_namespaces = ids::all(&ids, &container.mounts)?;
+    if let Some(all) = spec.hooks() {
+        hooks::convert(all, &mut container)?;
+    }
+    container.state.oci_version.clone_from(spec.version());
+    container.state.annotations = spec
+        .annotations()
+        .iter()
+        .flatten()
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
     let namespace_files = namespaces(linux, &mut container)?;
     let none = LinuxResources::default();
     let (settings, device_rules) = resources::convert(linux.resources().as_ref().unwrap_or(&none))?;
@@ -91,6 +107,7 @@ pub fn parse(json: &[u8]) -> Result<Parsed> {
         settings,
         device_rules,
         namespace_files,
+        ids,
     })
 }
 
@@ -127,9 +144,6 @@ fn parse_json<T: serde::de::DeserializeOwned>(json: &[u8], what: &str) -> Result
 }
 
 fn refuse_linux(linux: &Linux) -> Result<()> {
-    let some = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|list| !list.is_empty());
-    refuse("linux.uidMappings", some(linux.uid_mappings()))?;
-    refuse("linux.gidMappings", some(linux.gid_mappings()))?;
     refuse("linux.intelRdt", linux.intel_rdt().is_some())?;
     refuse("linux.memoryPolicy", linux.memory_policy().is_some())?;
     refuse("linux.personality", linux.personality().is_some())?;
@@ -194,6 +208,8 @@ fn namespaces(linux: &Linux, container: &mut Container) -> Result<Vec<PathBuf>> 
                 container.cgroup_namespace = true;
                 continue;
             }
+            // See `ids`.
+            (LinuxNamespaceType::User, None) => continue,
             (LinuxNamespaceType::Pid, _) => libc::CLONE_NEWPID,
             (LinuxNamespaceType::Ipc, _) => libc::CLONE_NEWIPC,
             (LinuxNamespaceType::Uts, _) => libc::CLONE_NEWUTS,
@@ -204,7 +220,7 @@ fn namespaces(linux: &Linux, container: &mut Container) -> Result<Vec<PathBuf>> 
                         .to_owned(),
                 ));
             }
-            (kind @ (LinuxNamespaceType::User | LinuxNamespaceType::Time), _) => {
+            (kind @ LinuxNamespaceType::Time, _) => {
                 return Err(Error::Unimplemented(format!(
                     "A {kind} namespace is not supported"
                 )));

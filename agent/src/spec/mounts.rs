@@ -1,8 +1,8 @@
 //! `mounts[]`: fstab-style options become mount attributes, propagation and parameters.
 
-use super::{VOLUMES, absolute, limited, refuse};
+use super::{VOLUMES, absolute, id_maps, limited, refuse};
 use crate::id::quote;
-use crate::init::plan::{Mount, Source};
+use crate::init::plan::{IdMaps, Mount, Source};
 use crate::sys::mount::attr;
 use crate::{Error, Result};
 use oci_spec::runtime;
@@ -12,24 +12,40 @@ use std::path::Path;
 const KINDS: [&str; 6] = ["proc", "sysfs", "cgroup2", "tmpfs", "devpts", "mqueue"];
 
 /// Checks and translates one mount.
-pub(super) fn convert(mount: &runtime::Mount) -> Result<Mount> {
+///
+/// `container` are the mappings of the container's user namespace.
+pub(super) fn convert(mount: &runtime::Mount, container: &IdMaps) -> Result<Mount> {
     let target = absolute(&mount.destination().to_string_lossy(), "mount destination")?;
     if Path::new(&target).components().count() < 2 {
         return Err(Error::Unimplemented(
             "A mount on the root itself is not supported".to_owned(),
         ));
     }
-    let mapped = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|list| !list.is_empty());
-    refuse(
-        "id-mapped mounts",
-        mapped(mount.uid_mappings()) || mapped(mount.gid_mappings()),
-    )?;
+    let own = id_maps(mount.uid_mappings(), mount.gid_mappings())?;
     let mut options = Options::default();
     for option in limited(mount.options(), "mount options")? {
         options.add(option, &target)?;
     }
     let kind = mount.typ().as_deref().unwrap_or("");
-    let what = if options.bind || kind == "bind" {
+    let ids = match (options.id_map, own.is_empty()) {
+        (None, true) => None,
+        (Some(_), true) if container.is_empty() => {
+            return Err(Error::Invalid(format!(
+                "The mount of {} has no mappings and the container no user namespace to take them from",
+                quote(&target)
+            )));
+        }
+        (recursive, true) => Some((container.clone(), recursive.unwrap_or(false))),
+        (recursive, false) => Some((own, recursive.unwrap_or(false))),
+    };
+    let what = if kind == "image" {
+        options.set |= attr::RDONLY;
+        image(mount, &options, &target)?
+    } else if options.bind || kind == "bind" {
+        // What belongs to a file system, not to a mount, has no meaning for a bind.
+        options
+            .parameters
+            .retain(|(name, value)| value.is_some() || !SUPER_FLAGS.contains(&name.as_str()));
         if let Some((name, _)) = options.parameters.first() {
             return Err(Error::Invalid(format!(
                 "A bind mount does not know option {}",
@@ -62,6 +78,7 @@ pub(super) fn convert(mount: &runtime::Mount) -> Result<Mount> {
                 quote(&target)
             )));
         }
+        refuse("an id-mapped mount of a new file system", ids.is_some())?;
         Source::New {
             kind: kind.to_owned(),
             source: source.to_owned(),
@@ -76,8 +93,41 @@ pub(super) fn convert(mount: &runtime::Mount) -> Result<Mount> {
         set_recursive: options.set_recursive,
         clear_recursive: whole_atime(options.set_recursive, options.clear_recursive),
         propagation: options.propagation,
+        ids,
+        copy_up: options.copy_up,
     })
 }
+
+/// A part of an image: the source is the serial of its disk.
+fn image(mount: &runtime::Mount, options: &Options, target: &str) -> Result<Source> {
+    let serial = mount.source().as_ref().map(|path| path.to_string_lossy());
+    let serial = serial.unwrap_or_default().into_owned();
+    crate::disk::check_serial(&serial)?;
+    let mut sub_path = ".".to_owned();
+    for (name, value) in &options.parameters {
+        match (name.as_str(), value) {
+            ("subpath", Some(path)) if !path.is_empty() => {
+                // Relative or not, it begins at the image's root.
+                sub_path = absolute(&format!("/{path}"), "subpath of an image")?;
+            }
+            _ => {
+                return Err(Error::Invalid(format!(
+                    "The image mount of {} does not know option {}",
+                    quote(target),
+                    quote(name)
+                )));
+            }
+        }
+    }
+    Ok(Source::Image {
+        disk: serial,
+        root: Default::default(),
+        sub_path,
+    })
+}
+
+/// Options that are flags of a file system, not of a mount: `fsconfig` takes them by name.
+const SUPER_FLAGS: [&str; 4] = ["sync", "dirsync", "lazytime", "mand"];
 
 /// mount_setattr(2) wants the whole access-time field cleared whenever a mode is set.
 fn whole_atime(set: u64, clear: u64) -> u64 {
@@ -97,6 +147,9 @@ struct Options {
     set_recursive: u64,
     clear_recursive: u64,
     propagation: Option<(u64, bool)>,
+    /// Asked for; `true` is recursive.
+    id_map: Option<bool>,
+    copy_up: bool,
     parameters: Vec<(String, Option<String>)>,
 }
 
@@ -111,10 +164,13 @@ impl Options {
         match option {
             "bind" => self.bind = true,
             "rbind" => (self.bind, self.recursive) = (true, true),
+            "idmap" => self.id_map = Some(false),
+            "ridmap" => self.id_map = Some(true),
+            "tmpcopyup" => self.copy_up = true,
             // What is so anyway.
             "defaults" | "rw" | "suid" | "dev" | "exec" | "async" | "nomand" | "relatime"
             | "norelatime" | "diratime" | "atime" | "nostrictatime" | "symfollow"
-            | "nolazytime" => self.cancel(option),
+            | "nolazytime" | "silent" | "loud" => self.cancel(option),
             _ => {
                 if let Some((bits, clear)) = attribute(option) {
                     self.set = (self.set & !clear) | bits;
@@ -126,10 +182,7 @@ impl Options {
                     self.clear_recursive = (self.clear_recursive & !bits) | clear;
                 } else if let Some(propagation) = propagation(option) {
                     self.propagation = Some(propagation);
-                } else if matches!(
-                    option,
-                    "tmpcopyup" | "idmap" | "ridmap" | "remount" | "mand" | "sync" | "lazytime"
-                ) {
+                } else if matches!(option, "remount" | "iversion" | "noiversion") {
                     refuse(&format!("mount option {option}"), true)?;
                 } else {
                     let (name, value) = match option.split_once('=') {
@@ -155,6 +208,14 @@ impl Options {
             "symfollow" => attr::NOSYMFOLLOW,
             "relatime" | "atime" | "nostrictatime" => {
                 self.set &= !attr::ATIME;
+                return;
+            }
+            "async" | "nomand" | "nolazytime" => {
+                let flag = match option {
+                    "async" => "sync",
+                    other => other.trim_start_matches("no"),
+                };
+                self.parameters.retain(|(name, _)| name != flag);
                 return;
             }
             _ => return,
@@ -186,6 +247,9 @@ fn recursive_attribute(option: &str) -> Option<(u64, u64)> {
         "suid" => (0, attr::NOSUID),
         "dev" => (0, attr::NODEV),
         "exec" => (0, attr::NOEXEC),
+        "diratime" => (0, attr::NODIRATIME),
+        "symfollow" => (0, attr::NOSYMFOLLOW),
+        "relatime" | "atime" | "nostrictatime" => (0, attr::ATIME),
         _ => return attribute(option),
     })
 }

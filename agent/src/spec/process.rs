@@ -92,6 +92,7 @@ pub(super) fn convert(process: &runtime::Process) -> Result<Process> {
         gid: user.gid(),
         groups: limited(user.additional_gids(), "process.user.additionalGids")?.to_vec(),
         user_name: None,
+        strict_groups: false,
         umask: user.umask().map(|umask| umask & 0o777),
         capabilities: process
             .capabilities()

@@ -31,11 +31,11 @@ fn a_minimal_spec() {
 
 #[test]
 fn what_the_agent_does_not_do_is_refused_by_name() {
-    let user = json!([{"type": "user"}]);
+    let time = json!([{"type": "time"}]);
     let net = json!([{"type": "network"}]);
     for (pointer, key, value) in [
-        ("/linux", "namespaces", user),
         ("/linux", "namespaces", net),
+        ("/linux", "namespaces", time),
         (
             "/linux",
             "seccomp",
@@ -45,7 +45,10 @@ fn what_the_agent_does_not_do_is_refused_by_name() {
         ("/linux", "sysctl", json!({"a.b": "1"})),
         ("/process", "apparmorProfile", json!("x")),
         ("/process", "selinuxLabel", json!("x")),
-        ("", "hooks", json!({})),
+        ("", "hooks", json!({"createRuntime": [{"path": "/x"}]})),
+        ("", "hooks", json!({"prestart": [{"path": "/x"}]})),
+        ("", "hooks", json!({"poststart": [{"path": "/x"}]})),
+        ("", "hooks", json!({"poststop": [{"path": "/x"}]})),
         (
             "",
             "mounts",
@@ -83,6 +86,38 @@ fn nonsense_is_invalid() {
             "/process",
             "capabilities",
             json!({"bounding": ["CAP_NOPE"]}),
+        ),
+        ("/linux", "namespaces", json!([{"type": "user"}])),
+        (
+            "/linux",
+            "uidMappings",
+            json!([{"containerID": 0, "hostID": 1, "size": 1}]),
+        ),
+        ("", "hooks", json!({"startContainer": [{"path": "x"}]})),
+        (
+            "",
+            "hooks",
+            json!({"startContainer": [{"path": "/x", "timeout": 0}]}),
+        ),
+        (
+            "",
+            "mounts",
+            json!([{"destination": "/x", "type": "bind", "source": "/y", "options": ["idmap"]}]),
+        ),
+        (
+            "",
+            "mounts",
+            json!([{"destination": "/x", "type": "image", "source": "../d"}]),
+        ),
+        (
+            "",
+            "mounts",
+            json!([{"destination": "/x", "type": "image", "source": "d", "options": ["subpath=a/../../b"]}]),
+        ),
+        (
+            "",
+            "mounts",
+            json!([{"destination": "/x", "type": "image", "source": "d", "options": ["size=1"]}]),
         ),
         ("/linux", "maskedPaths", json!(["proc"])),
         ("/linux", "readonlyPaths", json!(["/a/../b"])),

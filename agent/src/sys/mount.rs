@@ -3,7 +3,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// Attributes of a mount (`MOUNT_ATTR_*`).
 pub mod attr {
@@ -44,19 +44,43 @@ pub fn set_attributes(
     propagation: u64,
     recursive: bool,
 ) -> io::Result<()> {
+    apply(
+        fd.as_fd(),
+        recursive,
+        MountAttr {
+            attr_set: set,
+            attr_clr: clear,
+            propagation,
+            userns_fd: 0,
+        },
+    )
+}
+
+/// Maps the ids of a detached mount (and of those below it when `recursive`) as the user namespace
+/// does.
+pub fn map_ids(fd: impl AsFd, namespace: impl AsFd, recursive: bool) -> io::Result<()> {
+    const IDMAP: u64 = 0x10_0000;
+    let namespace = u64::try_from(namespace.as_fd().as_raw_fd()).unwrap_or(u64::MAX);
+    apply(
+        fd.as_fd(),
+        recursive,
+        MountAttr {
+            attr_set: IDMAP,
+            attr_clr: 0,
+            propagation: 0,
+            userns_fd: namespace,
+        },
+    )
+}
+
+fn apply(fd: BorrowedFd<'_>, recursive: bool, attr: MountAttr) -> io::Result<()> {
     const EMPTY: &CStr = c"";
-    let attr = MountAttr {
-        attr_set: set,
-        attr_clr: clear,
-        propagation,
-        userns_fd: 0,
-    };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a C string, the struct is of the size that is passed along.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            fd.as_fd().as_raw_fd(),
+            fd.as_raw_fd(),
             EMPTY.as_ptr(),
             flags,
             &raw const attr,

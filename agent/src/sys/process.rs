@@ -148,3 +148,12 @@ pub(super) fn pointers(strings: &[CString]) -> Vec<*const c_char> {
         .chain([std::ptr::null()])
         .collect()
 }
+
+/// Lets the kernel reap the children of the calling process, those that it inherits too.
+pub fn ignore_children() -> io::Result<()> {
+    // SAFETY: SIG_IGN runs no code of ours.
+    if unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

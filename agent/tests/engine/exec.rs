@@ -31,7 +31,12 @@ fn an_exec_runs_inside_the_container() {
         let text = pod.read(stdio.stdout).await;
         assert_eq!(exit.stdout_bytes, text.len() as u64);
         // Of descriptors there are stdio and the directory that ls reads.
-        assert_eq!(text, "box\nsh\n0::/\n0\n1\n2\n3\n");
+        let lines: Vec<_> = text.lines().collect();
+        assert!(lines[2].starts_with("0::/exec-"), "{text}");
+        assert_eq!(
+            [&lines[..2], &lines[3..]].concat(),
+            ["box", "sh", "0", "1", "2", "3"]
+        );
         // Ended ones can be signalled, unknown ones not.
         pod.signal(id, "e1", libc::SIGKILL, false).await.unwrap();
         assert_eq!(
@@ -192,8 +197,86 @@ fn an_exec_joins_a_container_that_divides_its_cgroup() {
         let stdio = output();
         let process = process(&["cat", "/proc/self/cgroup"]);
         pod.exec(id, "e", process, stdio.clone()).await.unwrap();
-        assert_eq!(pod.read(stdio.stdout).await, "0::/inner\n");
+        let text = pod.read(stdio.stdout).await;
+        assert!(text.starts_with("0::/exec-"), "{text}");
         pod.remove(id).await.unwrap();
         assert!(!pod.world.cgroup.join(id).exists());
+    });
+}
+
+#[test]
+fn a_killed_exec_takes_everything_along_that_it_has_made() {
+    run(|pod| async move {
+        let container = Container::sleeper();
+        let id = container.id.as_str();
+        pod.create(&container).await.unwrap();
+        pod.start(id).await.unwrap();
+        // A child in a session of its own, and its child, whose parent is gone.
+        let script =
+            "setsid sh -c 'sleep 1111 & sleep 2222 & exit' & echo made; trap '' TERM; sleep 3333";
+        let stdio = output();
+        pod.exec(id, "tree", process(&["sh", "-c", script]), stdio.clone())
+            .await
+            .unwrap();
+        let mut stdout = pod.stream(stdio.stdout).await;
+        let mut text = [0; 5];
+        stdout.read_exact(&mut text).await.unwrap();
+        wait_for(&pod, id, 3).await;
+        pod.signal(id, "tree", libc::SIGKILL, true).await.unwrap();
+        assert_eq!(pod.exit(id, "tree").await.code, 137);
+        wait_for(&pod, id, 0).await;
+        // The container itself goes on.
+        let stdio = output();
+        pod.exec(id, "after", process(&["echo", "alive"]), stdio.clone())
+            .await
+            .unwrap();
+        assert_eq!(pod.read(stdio.stdout).await, "alive\n");
+        pod.remove(id).await.unwrap();
+    });
+}
+
+/// Waits until so many of the sleeps with a number of four equal digits are in the container.
+async fn wait_for(pod: &crate::support::Pod1, id: &str, count: usize) {
+    loop {
+        let stdio = output();
+        let script = "ps -o args | grep -c 'sleep \\([123]\\)\\1\\1\\1$'";
+        pod.exec(id, "count", process(&["sh", "-c", script]), stdio.clone())
+            .await
+            .unwrap();
+        let text = pod.read(stdio.stdout).await;
+        pod.exit(id, "count").await;
+        if text.trim() == count.to_string() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn execs_one_after_the_other_leave_nothing_behind() {
+    run(|pod| async move {
+        let container = Container::sleeper();
+        let id = container.id.as_str();
+        pod.create(&container).await.unwrap();
+        pod.start(id).await.unwrap();
+        let cgroup = pod.world.cgroup.join(id);
+        let once = async |name: String| {
+            let stdio = output();
+            pod.exec(id, &name, process(&["true"]), stdio.clone())
+                .await
+                .unwrap();
+            assert_eq!(pod.read(stdio.stdout).await, "");
+        };
+        for n in 0..25 {
+            once(format!("n{n}")).await;
+        }
+        // The last cgroups go a moment after the exits are told.
+        let left = || {
+            let entries = std::fs::read_dir(&cgroup).unwrap().flatten();
+            entries.filter(|entry| entry.path().is_dir()).count()
+        };
+        while left() > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        pod.remove(id).await.unwrap();
     });
 }

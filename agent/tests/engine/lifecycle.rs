@@ -1,5 +1,6 @@
 use crate::support::{Container, code, run, stream_id};
 use bulkhead_agent_api::agent::{ContainerPhase, EventsRequest};
+use serde_json::json;
 use std::time::Duration;
 use ttrpc::{Code, context};
 
@@ -198,5 +199,84 @@ fn events_are_replayed_from_where_the_caller_was() {
             .unwrap();
         assert_eq!(code(events.recv().await).0, Code::OUT_OF_RANGE);
         pod.remove(&container.id).await.unwrap();
+    });
+}
+
+#[test]
+fn whatever_step_of_a_creation_fails_nothing_is_left() {
+    run(|pod| async move {
+        let tmpfs = |option: &str| json!({"destination": "/t", "type": "tmpfs", "source": "tmpfs", "options": [option]});
+        let plain = Container::sleeper;
+        let mut target = plain();
+        target.request.pid_namespace = bulkhead_agent_api::agent::PidNamespace::TARGET_PID.into();
+        target.request.pid_target = "nobody".to_owned();
+        let mut late = plain();
+        (late.image, late.timeout) = ("never".to_owned(), Duration::from_millis(200));
+        let cases = [
+            ("the pid namespace", target),
+            ("the image", late),
+            ("the user namespace", plain().in_user_namespace().with(
+                "/linux/uidMappings",
+                json!([{"containerID": 0, "hostID": 5, "size": 5}, {"containerID": 1, "hostID": 50, "size": 5}]),
+            )),
+            ("the cgroup", plain().with("/linux/resources", json!({"unified": {"no.such": "1"}}))),
+            ("a namespace file", plain().with("/linux/namespaces", json!([{"type": "ipc", "path": "/proc/self/ns/net"}]))),
+            ("an image volume", plain().mount(json!({"destination": "/v", "type": "image", "source": "busybox", "options": ["subpath=none"]}))),
+            ("a file system", plain().mount(tmpfs("no-such-option"))),
+            ("a target", plain().mount(json!({"destination": "/etc/passwd/x", "type": "tmpfs", "source": "tmpfs"}))),
+            ("a device", plain().with("/linux/devices", json!([{"path": "/etc/passwd", "type": "c", "major": 1, "minor": 3}]))),
+            ("a hook", plain().with("/hooks", json!({"createContainer": [{"path": "/bin/false"}]}))),
+            ("the working directory", plain().with("/process/cwd", json!("/etc/passwd"))),
+            ("a limit", plain().with("/process/rlimits", json!([{"type": "RLIMIT_NOFILE", "soft": 1, "hard": u64::MAX}]))),
+        ];
+        for (step, container) in cases {
+            let failed = pod.create(&container).await;
+            assert!(failed.is_err(), "{step} does not fail");
+            let id = &container.id;
+            assert!(pod.state(id).await.is_none(), "{step}");
+            assert!(!pod.world.cgroup.join(id).exists(), "{step}");
+            assert!(!pod.world.base.join("scratch").join(id).exists(), "{step}");
+            let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+            let mount_point = pod.world.base.join("mount");
+            assert!(
+                !mounts.contains(mount_point.to_str().unwrap()),
+                "{step}: {mounts}"
+            );
+            // The name and the streams are free again.
+            let mut again = plain();
+            again.id.clone_from(id);
+            pod.create(&again).await.unwrap();
+            pod.remove(id).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_container_that_ignores_signals_and_hides_its_children_can_be_killed() {
+    run(|pod| async move {
+        let mut container = Container::shell(
+            "trap '' TERM INT HUP; setsid sh -c 'setsid sleep 1000 & setsid sleep 1000 & exit' & echo up; while :; do sleep 1; done",
+        );
+        container.request.pid_namespace = bulkhead_agent_api::agent::PidNamespace::POD_PID.into();
+        container.stdio.stdout = stream_id();
+        let id = &container.id;
+        pod.create(&container).await.unwrap();
+        pod.start(id).await.unwrap();
+        let mut stdout = pod.stream(container.stdio.stdout).await;
+        let mut text = [0; 3];
+        tokio::io::AsyncReadExt::read_exact(&mut stdout, &mut text)
+            .await
+            .unwrap();
+        pod.kill(id, libc::SIGTERM, false).await.unwrap();
+        assert_eq!(
+            pod.state(id).await.unwrap().phase,
+            ContainerPhase::RUNNING.into()
+        );
+        pod.kill(id, libc::SIGKILL, true).await.unwrap();
+        assert_eq!(pod.exit(id, "").await.code, 137);
+        // The exit is told when all of it is gone, in a shared pid namespace too.
+        let events = std::fs::read_to_string(pod.world.cgroup.join(id).join("cgroup.events"));
+        assert!(events.unwrap().contains("populated 0"));
+        pod.remove(id).await.unwrap();
     });
 }

@@ -193,7 +193,7 @@ impl Pod1 {
 
     /// Creates a container and does not start it.
     pub(crate) async fn create(&self, container: &Container) -> ttrpc::Result<u32> {
-        let mut request = CreateContainerRequest::new();
+        let mut request = container.request.clone();
         request.container_id = container.id.clone();
         request.spec = container.spec.to_string().into_bytes();
         request.image_disk = container.image.clone();
@@ -351,6 +351,8 @@ pub(crate) struct Container {
     pub(crate) image: String,
     pub(crate) stdio: Stdio,
     pub(crate) user: String,
+    /// What else is asked for.
+    pub(crate) request: CreateContainerRequest,
     pub(crate) timeout: Duration,
 }
 
@@ -363,6 +365,7 @@ impl Container {
             image: "busybox".to_owned(),
             stdio: Stdio::new(),
             user: String::new(),
+            request: CreateContainerRequest::new(),
             timeout: Duration::ZERO,
         }
     }
@@ -380,6 +383,17 @@ impl Container {
         let (parent, key) = pointer.rsplit_once('/').unwrap();
         self.spec.pointer_mut(parent).unwrap()[key] = value;
         self
+    }
+
+    /// With a user namespace as a pod without the host's users has.
+    pub(crate) fn in_user_namespace(mut self) -> Self {
+        let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+        self.spec["linux"]["namespaces"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"type": "user"}));
+        self.with("/linux/uidMappings", map.clone())
+            .with("/linux/gidMappings", map)
     }
 
     pub(crate) fn mount(mut self, mount: Value) -> Self {

@@ -90,6 +90,7 @@ impl Container {
         message.container_id = self.id().to_owned();
         message.exec_id = new_id()?;
         message.user = record.user;
+        message.strict_groups = record.strict_groups;
         message.stdio = Some(streams.to_stdio(request.size)).into();
         message.process = serde_json::to_vec(&process).map_err(|source| SandboxError::Spec {
             container: self.id().to_owned(),
@@ -184,12 +185,12 @@ impl Execution {
         }
     }
 
-    /// Kills it.
+    /// Kills it and everything that it has started.
     ///
     /// # Errors
     /// Those of the agent.
     pub async fn kill(&self) -> Result<()> {
-        self.container.signal(&self.id, KILL, false).await
+        self.container.signal(&self.id, KILL, true).await
     }
 
     /// Sets the size of its terminal, in characters.

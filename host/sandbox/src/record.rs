@@ -134,8 +134,23 @@ pub struct ContainerRecord {
     pub process: oci_spec::runtime::Process,
     /// "user[:group]" to be resolved in the image.
     pub user: String,
+    /// Leave out the groups that the image has for the user.
+    #[serde(default)]
+    pub strict_groups: bool,
     /// The slot of its image.
     pub image_slot: u8,
+    /// The images that it has as volumes, and their slots.
+    #[serde(default)]
+    pub image_volumes: Vec<ImageVolume>,
+}
+
+/// An image that a container has as a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageVolume {
+    /// The image's id.
+    pub image_id: String,
+    /// The slot that it is on.
+    pub slot: u8,
 }
 
 /// Stream ids of a process, 0 where there is none.

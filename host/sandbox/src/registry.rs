@@ -5,7 +5,9 @@ use crate::container::{Container, ContainerImage};
 use crate::id::{find, new_id, new_stream_id};
 use crate::names::{self, Names};
 use crate::phases::wall_clock_ns;
-use crate::record::{ContainerRecord, ContainerState, SandboxRecord, SandboxState, StreamIds};
+use crate::record::{
+    ContainerRecord, ContainerState, ImageVolume, SandboxRecord, SandboxState, StreamIds,
+};
 use crate::sandbox::{self, Running, Sandbox, Services};
 use crate::scratch::ScratchMaker;
 use crate::store::{Store, blocking};
@@ -13,6 +15,8 @@ use crate::vm::Users;
 use crate::{Result, SandboxError, cgroup, restore, spec};
 use bulkhead_agent_api::agent::CreateContainerRequest;
 use bulkhead_cri::v1;
+use bulkhead_vmm_api::DiskSlot;
+use oci_spec::runtime::Spec;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -192,7 +196,8 @@ impl Sandboxes {
     }
 
     /// Makes a container in a ready pod. If that fails, or the caller goes away, everything that
-    /// had been made is removed again. `disk` is the image's, opened read-only.
+    /// had been made is removed again. `disk` is the image's, opened read-only; `volumes` are the ids
+    /// and disks of the images in `config.mounts`, in the same order.
     ///
     /// # Errors
     /// A wrong field, a name that is taken, a pod that is not ready, the agent's refusal.
@@ -202,6 +207,7 @@ impl Sandboxes {
         config: v1::ContainerConfig,
         image: ContainerImage,
         disk: OwnedFd,
+        volumes: Vec<(String, OwnedFd)>,
     ) -> Result<Arc<Container>> {
         let sandbox = self.sandbox(sandbox_id)?;
         let running = sandbox.running()?;
@@ -214,10 +220,16 @@ impl Sandboxes {
         let mut request = CreateContainerRequest::new();
         request.container_id = id.clone();
         request.user = built.user.clone();
-        request.spec = serde_json::to_vec(&built.spec).map_err(|source| SandboxError::Spec {
-            container: id.clone(),
-            source,
-        })?;
+        request.strict_groups = built.strict_groups;
+        request.guest_devices = built.guest_devices;
+        let (mode, target) = built.pid;
+        request.pid_namespace = mode.into();
+        if !target.is_empty() {
+            // It may be named by the beginning of its id, and must be of this pod.
+            request.pid_target = find(&containers_by_id(&sandbox), "container", &target)?
+                .id()
+                .to_owned();
+        }
         let record = ContainerRecord {
             log_path: log_path(&sandbox.record().config.log_directory, &config.log_path),
             sandbox_id: sandbox.id(),
@@ -229,7 +241,9 @@ impl Sandboxes {
             stop_signal,
             process: built.spec.process().clone().unwrap_or_default(),
             user: built.user,
+            strict_groups: built.strict_groups,
             image_slot: 0,
+            image_volumes: Vec::new(),
             id: id.clone(),
             config,
         };
@@ -240,7 +254,13 @@ impl Sandboxes {
         // In a task of its own, so that a caller who goes away does not leave half a container.
         tokio::spawn(async move {
             let made = this
-                .make_container(&sandbox, &running, record, request, disk)
+                .make_container(
+                    &sandbox,
+                    &running,
+                    (record, built.spec, request),
+                    disk,
+                    volumes,
+                )
                 .await;
             if made.is_err() {
                 this.names.release(&name, &id);
@@ -262,17 +282,33 @@ impl Sandboxes {
         &self,
         sandbox: &Arc<Sandbox>,
         running: &Running,
-        mut record: ContainerRecord,
-        mut request: CreateContainerRequest,
+        (mut record, mut spec, mut request): (ContainerRecord, Spec, CreateContainerRequest),
         disk: OwnedFd,
+        volumes: Vec<(String, OwnedFd)>,
     ) -> Result<Arc<Container>> {
-        let place = running.place.as_ref();
-        let slot = running.disks.take(place, &record.image_id, disk).await?;
-        request.image_disk = slot.serial();
-        if let bulkhead_vmm_api::DiskSlot::ReadOnly(index) = slot {
-            record.image_slot = index;
+        let mut taken = Vec::new();
+        let disks = self.take_disks(running, &mut record, disk, volumes, &mut taken);
+        match disks.await {
+            Ok((serial, volumes)) => {
+                request.image_disk = serial;
+                spec::add_image_mounts(&mut spec, &record.config.mounts, &volumes);
+            }
+            Err(error) => {
+                give_back(running, &taken).await?;
+                return Err(error);
+            }
         }
-        let (id, image_id) = (record.id.clone(), record.image_id.clone());
+        let id = record.id.clone();
+        request.spec = match serde_json::to_vec(&spec) {
+            Ok(spec) => spec,
+            Err(source) => {
+                give_back(running, &taken).await?;
+                return Err(SandboxError::Spec {
+                    container: id,
+                    source,
+                });
+            }
+        };
         let made = async {
             self.services.store.put_container(&record).await?;
             let container = Container::new(Arc::clone(sandbox), record);
@@ -291,7 +327,7 @@ impl Sandboxes {
                 sandbox.forget_container(&id);
                 let undone = async {
                     running.agent.remove_container(&id).await?;
-                    running.disks.give_back(place, &image_id).await
+                    give_back(running, &taken).await
                 };
                 if let Err(error) = undone.await {
                     tracing::warn!(container = id, %error, "A failed container is left in its guest");
@@ -300,6 +336,37 @@ impl Sandboxes {
                 Err(error)
             }
         }
+    }
+
+    /// Binds a container's image and those of its volumes; `taken` are the ids of what was bound,
+    /// also when this fails half way. Tells the serials.
+    async fn take_disks(
+        &self,
+        running: &Running,
+        record: &mut ContainerRecord,
+        disk: OwnedFd,
+        volumes: Vec<(String, OwnedFd)>,
+        taken: &mut Vec<String>,
+    ) -> Result<(String, Vec<spec::ImageDisk>)> {
+        let place = running.place.as_ref();
+        let root = running.disks.take(place, &record.image_id, disk).await?;
+        taken.push(record.image_id.clone());
+        if let DiskSlot::ReadOnly(index) = root {
+            record.image_slot = index;
+        }
+        let mut disks = Vec::new();
+        for (image_id, disk) in volumes {
+            let slot = running.disks.take(place, &image_id, disk).await?;
+            taken.push(image_id.clone());
+            if let DiskSlot::ReadOnly(slot) = slot {
+                let image_id = image_id.clone();
+                record.image_volumes.push(ImageVolume { image_id, slot });
+            }
+            disks.push(spec::ImageDisk {
+                serial: slot.serial(),
+            });
+        }
+        Ok((root.serial(), disks))
     }
 
     /// Removes a container, killing it first; one that is unknown is as good as removed.
@@ -345,6 +412,24 @@ impl Sandboxes {
         container.sandbox.add_container(container);
         lock(&self.containers).insert(container.id().to_owned(), Arc::clone(container));
     }
+}
+
+/// Gives images back.
+async fn give_back(running: &Running, images: &[String]) -> Result<()> {
+    for image in images {
+        running
+            .disks
+            .give_back(running.place.as_ref(), image)
+            .await?;
+    }
+    Ok(())
+}
+
+fn containers_by_id(sandbox: &Sandbox) -> BTreeMap<String, Arc<Container>> {
+    let containers = sandbox.containers().into_iter();
+    containers
+        .map(|container| (container.id().to_owned(), container))
+        .collect()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -103,6 +103,9 @@ async fn adopt(sandbox: &Arc<Sandbox>) -> Result<(Running, u64)> {
             .disks
             .adopt(record.image_slot, &record.image_id)
             .await;
+        for volume in &record.image_volumes {
+            running.disks.adopt(volume.slot, &volume.image_id).await;
+        }
         adopt_container(&container, &running, &listed).await?;
     }
     remove_unknown_containers(sandbox, &running, &listed).await?;

@@ -8,6 +8,7 @@ use bulkhead_image::{Image, ImageError, ImageStore};
 use bulkhead_sandbox::{ContainerImage, ContainerRecord, SandboxRecord, Sandboxes, figures, kvm};
 use serde_json::json;
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_stream::Pending;
@@ -41,6 +42,18 @@ impl RuntimeApi {
         let pods = self.config.state.join("pods");
         let mountpoint = pods.join(&record.sandbox_id).display().to_string();
         stats::container(record, figures, mountpoint)
+    }
+
+    /// The id and the disk of an image that a container has as a volume.
+    async fn volume(&self, spec: &ImageSpec) -> Result<(String, OwnedFd), Status> {
+        let found = self.images.get(&spec.image).await.map_err(image_status)?;
+        let image = found.ok_or_else(|| {
+            image_status(ImageError::NotFound {
+                image: format!("{} (config.mounts) on this node", spec.image),
+            })
+        })?;
+        let disk = self.images.open_disk(&image.id).await;
+        Ok((image.id, disk.map_err(image_status)?))
     }
 }
 
@@ -132,7 +145,10 @@ impl RuntimeService for RuntimeApi {
                 message,
             })
             .into();
-        let features = RuntimeHandlerFeatures::default();
+        let features = RuntimeHandlerFeatures {
+            user_namespaces: true,
+            ..Default::default()
+        };
         let handlers = self.config.runtimes.keys().map(|name| RuntimeHandler {
             name: name.clone(),
             features: Some(features),
@@ -141,7 +157,10 @@ impl RuntimeService for RuntimeApi {
             status: Some(RuntimeStatus { conditions }),
             info: HashMap::new(),
             runtime_handlers: handlers.collect(),
-            features: Some(RuntimeFeatures::default()),
+            features: Some(RuntimeFeatures {
+                supplemental_groups_policy: true,
+                ..Default::default()
+            }),
         }))
     }
 
@@ -257,11 +276,19 @@ impl RuntimeService for RuntimeApi {
             .open_disk(&image.id)
             .await
             .map_err(image_status)?;
+        let mut volumes = Vec::new();
+        for spec in config
+            .mounts
+            .iter()
+            .filter_map(|mount| mount.image.as_ref())
+        {
+            volumes.push(self.volume(spec).await?);
+        }
         let image = container_image(image, &config);
         let sandbox = &request.pod_sandbox_id;
         let made = self
             .sandboxes
-            .create_container(sandbox, config, image, disk)
+            .create_container(sandbox, config, image, disk, volumes)
             .await;
         let container_id = made.map_err(sandbox_status)?.id().to_owned();
         Ok(Response::new(CreateContainerResponse { container_id }))

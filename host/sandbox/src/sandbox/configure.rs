@@ -83,7 +83,22 @@ pub(super) fn request(record: &SandboxRecord, scratch: DiskSlot) -> ConfigureReq
     request.hostname = hostname;
     request.scratch_disk = scratch.serial();
     let linux = config.linux.clone().unwrap_or_default();
+    let options = linux
+        .security_context
+        .and_then(|security| security.namespace_options);
+    let user = options.and_then(|options| options.userns_options);
     request.sysctls = linux.sysctls;
+    if user.is_some_and(|user| user.mode() == v1::NamespaceMode::Pod) {
+        // The pod's network is the guest's, in which the root of a user namespace has no
+        // capabilities: it must not need them for low ports and for ping.
+        for (name, value) in [
+            ("net.ipv4.ip_unprivileged_port_start", "0"),
+            ("net.ipv4.ping_group_range", "0 2147483647"),
+        ] {
+            let entry = request.sysctls.entry(name.to_owned());
+            entry.or_insert_with(|| value.to_owned());
+        }
+    }
     request.time_ns = u64::try_from(wall_clock_ns()).unwrap_or(0);
     request.shm_size = SHM_BYTES;
     request

@@ -2,6 +2,7 @@
 //!
 //! What the request asks for and this version does not build is refused by name, never dropped.
 
+mod namespaces;
 mod process;
 mod refuse;
 mod resources;
@@ -10,6 +11,7 @@ mod security;
 
 use crate::container::ContainerImage;
 use crate::{Result, SandboxError};
+use bulkhead_agent_api::agent::PidNamespace;
 use bulkhead_cri::v1;
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
@@ -25,6 +27,17 @@ pub(crate) struct ContainerSpec {
     pub(crate) spec: Spec,
     /// "user[:group]", to be resolved in the image.
     pub(crate) user: String,
+    /// Leave out the groups that the image has for the user.
+    pub(crate) strict_groups: bool,
+    /// Its pid namespace, and the container whose it is with TARGET.
+    pub(crate) pid: (PidNamespace, String),
+    /// Every device of the guest.
+    pub(crate) guest_devices: bool,
+}
+
+/// The disk of an image that a container has as a volume.
+pub(crate) struct ImageDisk {
+    pub(crate) serial: String,
 }
 
 pub(crate) use resources::{
@@ -48,17 +61,38 @@ pub(crate) fn build(
     resources::check("config.linux.resources", &resources)?;
     let mut limits = resources::oci(&resources);
     limits["devices"] = security::device_rules(&security);
+    let of_pod = pod
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.security_context.as_ref());
+    let pod_options = of_pod.and_then(|security| security.namespace_options.as_ref());
+    let user = match pod_options {
+        Some(options) => namespaces::user_mappings(options)?,
+        None => None,
+    };
+    if let Some(options) = &security.namespace_options {
+        namespaces::check_same_user(user.as_ref(), options)?;
+    }
+    let mut namespaces = vec![
+        json!({ "type": "pid" }),
+        json!({ "type": "mount" }),
+        json!({ "type": "cgroup" }),
+    ];
+    let (uids, gids) = user.unzip();
+    if uids.is_some() {
+        namespaces.push(json!({ "type": "user" }));
+    }
     let document = json!({
         "ociVersion": "1.2.0",
         "root": { "path": "rootfs", "readonly": security.readonly_rootfs },
         "process": process::build(container, pod, image, &security, &resources)?,
-        "mounts": mounts(&security),
+        "mounts": mounts(&security, uids.is_some()),
         "annotations": container.annotations,
         "linux": {
             "cgroupsPath": format!("/bulkhead/{id}"),
-            "namespaces": [
-                { "type": "pid" }, { "type": "mount" }, { "type": "cgroup" },
-            ],
+            "uidMappings": uids,
+            "gidMappings": gids,
+            "namespaces": namespaces,
             "resources": limits,
             "maskedPaths": security::masked_paths(&security),
             "readonlyPaths": security::readonly_paths(&security),
@@ -71,15 +105,48 @@ pub(crate) fn build(
     Ok(ContainerSpec {
         spec,
         user: process::user(&security, image)?,
+        strict_groups: security.supplemental_groups_policy()
+            == v1::SupplementalGroupsPolicy::Strict,
+        pid: namespaces::pid(security.namespace_options.as_ref())?,
+        guest_devices: security.privileged,
     })
 }
 
-fn mounts(security: &v1::LinuxContainerSecurityContext) -> Value {
+/// Adds the volumes that are images, in the order of the request; one disk for each.
+pub(crate) fn add_image_mounts(spec: &mut Spec, mounts: &[v1::Mount], disks: &[ImageDisk]) {
+    let mut all = spec.mounts().clone().unwrap_or_default();
+    for (mount, disk) in mounts.iter().zip(disks) {
+        let mut options = vec![
+            "ro".to_owned(),
+            "noexec".to_owned(),
+            "nosuid".to_owned(),
+            "nodev".to_owned(),
+        ];
+        if !mount.image_sub_path.is_empty() {
+            options.push(format!("subpath={}", mount.image_sub_path));
+        }
+        let mut built = oci_spec::runtime::Mount::default();
+        built
+            .set_destination(mount.container_path.clone().into())
+            .set_typ(Some("image".to_owned()))
+            .set_source(Some(disk.serial.clone().into()))
+            .set_options(Some(options));
+        all.push(built);
+    }
+    spec.set_mounts(Some(all));
+}
+
+fn mounts(security: &v1::LinuxContainerSecurityContext, user_namespace: bool) -> Value {
     let kernel = if security.privileged { "rw" } else { "ro" };
     let file = |name: &str| {
+        let mut options = vec!["bind", "nosuid", "nodev"];
+        if user_namespace {
+            // The files are root's, in the container too.
+            options.push("idmap");
+        }
         json!({
             "destination": format!("/etc/{name}"), "type": "bind",
-            "source": format!("{POD_FILES}/{name}"), "options": ["bind", "nosuid", "nodev"],
+            "source": format!("{POD_FILES}/{name}"), "options": options,
         })
     };
     json!([

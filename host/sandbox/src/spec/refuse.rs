@@ -11,6 +11,7 @@ pub(crate) fn sandbox(config: &v1::PodSandboxConfig) -> Result<()> {
     if let Some(options) = &security.namespace_options {
         namespaces("config.linux.security_context.namespace_options", options)?;
     }
+    super::namespaces::check_sandbox(&security.namespace_options.unwrap_or_default())?;
     if !config.port_mappings.is_empty() {
         return Err(not_built("config.port_mappings"));
     }
@@ -25,7 +26,10 @@ pub(crate) fn container(config: &v1::ContainerConfig) -> Result<()> {
         namespaces("config.linux.security_context.namespace_options", options)?;
     }
     for (asked, field) in [
-        (!config.mounts.is_empty(), "config.mounts"),
+        (
+            config.mounts.iter().any(|mount| mount.image.is_none()),
+            "config.mounts (other than of images)",
+        ),
         (!config.devices.is_empty(), "config.devices"),
         (!config.cdi_devices.is_empty(), "config.CDI_devices"),
     ] {
@@ -51,25 +55,7 @@ fn namespaces(field: &'static str, options: &v1::NamespaceOption) -> Result<()> 
             });
         }
     }
-    match options.pid() {
-        NamespaceMode::Container => Ok(()),
-        _ => Err(not_built(
-            "config.linux.security_context.namespace_options.pid other than CONTAINER",
-        )),
-    }?;
-    match options.userns_options {
-        Some(_) if !user_namespace_of_node(options) => Err(not_built(
-            "config.linux.security_context.namespace_options.userns_options",
-        )),
-        _ => Ok(()),
-    }
-}
-
-fn user_namespace_of_node(options: &v1::NamespaceOption) -> bool {
-    options
-        .userns_options
-        .as_ref()
-        .is_none_or(|user| user.mode() == NamespaceMode::Node)
+    Ok(())
 }
 
 fn not_built(what: &'static str) -> SandboxError {

@@ -148,10 +148,9 @@ fn what_cannot_be_had_is_refused_by_name() {
     let host = check_sandbox(&pod(Node, Container)).unwrap_err();
     assert_eq!(host.kind(), Kind::InvalidArgument);
     assert!(host.to_string().contains("network is NODE"), "{host}");
-    assert_eq!(
-        check_sandbox(&pod(Pod, Pod)).unwrap_err().kind(),
-        Kind::Unimplemented
-    );
+    assert!(check_sandbox(&pod(Pod, Pod)).is_ok());
+    let target = check_sandbox(&pod(Pod, v1::NamespaceMode::Target)).unwrap_err();
+    assert_eq!(target.kind(), Kind::InvalidArgument);
     let config = v1::ContainerConfig {
         mounts: vec![v1::Mount::default()],
         ..Default::default()
@@ -179,5 +178,125 @@ fn stop_signals_have_names_and_numbers() {
     }
     for text in ["SIGNONE", "0", "65", "-1"] {
         assert!(stop_signal(text).is_err(), "{text}");
+    }
+}
+
+fn namespaces(pid: v1::NamespaceMode, user: Option<v1::UserNamespace>) -> v1::NamespaceOption {
+    v1::NamespaceOption {
+        pid: pid.into(),
+        userns_options: user,
+        ..Default::default()
+    }
+}
+
+fn mapped(host_id: u32) -> v1::UserNamespace {
+    let map = v1::IdMapping {
+        host_id,
+        container_id: 0,
+        length: 65_536,
+    };
+    v1::UserNamespace {
+        mode: v1::NamespaceMode::Pod.into(),
+        uids: vec![map],
+        gids: vec![map],
+    }
+}
+
+fn pod_with(options: v1::NamespaceOption) -> v1::PodSandboxConfig {
+    let security = v1::LinuxSandboxSecurityContext {
+        namespace_options: Some(options),
+        ..Default::default()
+    };
+    let linux = v1::LinuxPodSandboxConfig {
+        security_context: Some(security),
+        ..Default::default()
+    };
+    v1::PodSandboxConfig {
+        linux: Some(linux),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn the_pid_namespace_is_the_requests() {
+    use bulkhead_agent_api::agent::PidNamespace;
+    let pid = |options: Option<v1::NamespaceOption>| {
+        let config = with_security(v1::LinuxContainerSecurityContext {
+            namespace_options: options,
+            ..Default::default()
+        });
+        build("id", &config, &v1::PodSandboxConfig::default(), &image()).map(|built| built.pid)
+    };
+    use v1::NamespaceMode::{Container, Pod, Target};
+    let plain = |mode| (mode, String::new());
+    assert_eq!(pid(None).unwrap(), plain(PidNamespace::SPEC_PID));
+    let of = |mode| Some(namespaces(mode, None));
+    assert_eq!(pid(of(Container)).unwrap(), plain(PidNamespace::SPEC_PID));
+    assert_eq!(pid(of(Pod)).unwrap(), plain(PidNamespace::POD_PID));
+    assert_eq!(pid(of(Target)).unwrap_err().kind(), Kind::InvalidArgument);
+    let mut target = namespaces(Target, None);
+    target.target_id = "other".into();
+    let expected = (PidNamespace::TARGET_PID, "other".to_owned());
+    assert_eq!(pid(Some(target)).unwrap(), expected);
+}
+
+#[test]
+fn a_user_namespace_is_the_pods() {
+    let container = v1::NamespaceMode::Container;
+    let pod = pod_with(namespaces(container, Some(mapped(1 << 16))));
+    let user_of = |options: Option<v1::NamespaceOption>, pod: &v1::PodSandboxConfig| {
+        let config = with_security(v1::LinuxContainerSecurityContext {
+            namespace_options: options,
+            ..Default::default()
+        });
+        let linux = build("id", &config, pod, &image())?.spec.linux().clone();
+        Ok::<_, crate::SandboxError>(linux.unwrap().uid_mappings().clone().unwrap_or_default())
+    };
+    let same = Some(namespaces(container, Some(mapped(1 << 16))));
+    for options in [None, same] {
+        let maps = user_of(options, &pod).unwrap();
+        assert_eq!((maps[0].host_id(), maps[0].size()), (1 << 16, 65_536));
+    }
+    let other = Some(namespaces(container, Some(mapped(2 << 16))));
+    assert_eq!(
+        user_of(other, &pod).unwrap_err().kind(),
+        Kind::InvalidArgument
+    );
+    // NODE means no user namespace.
+    let mut node = mapped(0);
+    node.set_mode(v1::NamespaceMode::Node);
+    let pod = pod_with(namespaces(container, Some(node)));
+    assert!(check_sandbox(&pod).is_ok());
+    assert!(user_of(None, &pod).unwrap().is_empty());
+    let mut empty = mapped(0);
+    empty.gids.clear();
+    let error = check_sandbox(&pod_with(namespaces(container, Some(empty)))).unwrap_err();
+    assert!(error.to_string().contains("userns_options"), "{error}");
+}
+
+#[test]
+fn image_volumes_are_mounts_of_their_disks() {
+    let mount = v1::Mount {
+        container_path: "/models".into(),
+        image: Some(v1::ImageSpec::default()),
+        image_sub_path: "small".into(),
+        ..Default::default()
+    };
+    let config = v1::ContainerConfig {
+        mounts: vec![mount],
+        ..Default::default()
+    };
+    let mut built = build("id", &config, &v1::PodSandboxConfig::default(), &image()).unwrap();
+    let disks = [super::ImageDisk {
+        serial: "ro1".into(),
+    }];
+    super::add_image_mounts(&mut built.spec, &config.mounts, &disks);
+    let mounts = built.spec.mounts().clone().unwrap();
+    let volume = mounts.last().unwrap();
+    assert_eq!(volume.typ().as_deref(), Some("image"));
+    assert_eq!(volume.source().as_ref().unwrap().to_str(), Some("ro1"));
+    let options = volume.options().clone().unwrap();
+    for option in ["ro", "noexec", "subpath=small"] {
+        assert!(options.iter().any(|known| known == option), "{options:?}");
     }
 }
