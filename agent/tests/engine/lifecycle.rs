@@ -210,11 +210,8 @@ fn whatever_step_of_a_creation_fails_nothing_is_left() {
         let mut target = plain();
         target.request.pid_namespace = bulkhead_agent_api::agent::PidNamespace::TARGET_PID.into();
         target.request.pid_target = "nobody".to_owned();
-        let mut late = plain();
-        (late.image, late.timeout) = ("never".to_owned(), Duration::from_millis(200));
         let cases = [
             ("the pid namespace", target),
-            ("the image", late),
             ("the user namespace", plain().in_user_namespace().with(
                 "/linux/uidMappings",
                 json!([{"containerID": 0, "hostID": 5, "size": 5}, {"containerID": 1, "hostID": 50, "size": 5}]),

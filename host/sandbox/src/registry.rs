@@ -294,7 +294,7 @@ impl Sandboxes {
                 spec::add_image_mounts(&mut spec, &record.config.mounts, &volumes);
             }
             Err(error) => {
-                give_back(running, &taken).await?;
+                undo(running, &taken).await;
                 return Err(error);
             }
         }
@@ -302,7 +302,7 @@ impl Sandboxes {
         request.spec = match serde_json::to_vec(&spec) {
             Ok(spec) => spec,
             Err(source) => {
-                give_back(running, &taken).await?;
+                undo(running, &taken).await;
                 return Err(SandboxError::Spec {
                     container: id,
                     source,
@@ -411,6 +411,13 @@ impl Sandboxes {
     pub(crate) fn insert_container(&self, container: &Arc<Container>) {
         container.sandbox.add_container(container);
         lock(&self.containers).insert(container.id().to_owned(), Arc::clone(container));
+    }
+}
+
+/// Gives images back after a failure, which is what the caller is told.
+async fn undo(running: &Running, images: &[String]) {
+    if let Err(error) = give_back(running, images).await {
+        tracing::warn!(%error, "An image stays bound to a slot");
     }
 }
 
