@@ -31,6 +31,8 @@ pub(super) struct Rules {
     /// programs fall back to an older one then (runc's rule).
     pub(super) newer_are_unknown: bool,
     pub(super) abis: BTreeMap<Abi, BTreeMap<u32, Verdict>>,
+    /// Rules with conditions, of all system calls and architectures.
+    conditional: usize,
     /// The highest number that the profile mentions, by architecture.
     pub(super) last: BTreeMap<Abi, u32>,
 }
@@ -64,6 +66,7 @@ pub(super) fn read(profile: &LinuxSeccomp) -> Result<Rules> {
                 | LinuxSeccompAction::ScmpActTrace
         ),
         abis: abis.iter().map(|abi| (*abi, BTreeMap::new())).collect(),
+        conditional: 0,
         last: BTreeMap::new(),
     };
     let mut names = 0;
@@ -116,7 +119,9 @@ impl Rules {
             .entry(number)
             .or_insert_with(|| Verdict::When(Vec::new()));
         if let Verdict::When(list) = verdict {
-            limit("rules for one system call", list.len())?;
+            // Each is several instructions: more would not fit into a filter in any case.
+            self.conditional += conditions.len();
+            limit("rules with conditions", self.conditional)?;
             list.extend(conditions.into_iter().map(|rule| (rule, action)));
         }
         Ok(())

@@ -264,6 +264,15 @@ fn what_cannot_be_done_is_refused() {
         matches!(&long, Err(Error::Invalid(text)) if text.contains("instructions")),
         "{long:?}"
     );
+    // Few words that mean many rules.
+    let names: Vec<&str> = ["ioctl", "prctl", "kill", "openat"].repeat(1000);
+    let argument = json!({"index": 1, "value": 1, "op": "SCMP_CMP_EQ"});
+    let rule = json!({"names": names, "action": "SCMP_ACT_ALLOW", "args": vec![argument; 4000]});
+    let many = base("syscalls", json!([rule]));
+    assert!(
+        matches!(&many, Err(Error::Invalid(text)) if text.contains("rules with conditions")),
+        "{many:?}"
+    );
     let flags = base(
         "flags",
         json!(["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_TSYNC"]),

@@ -24,6 +24,8 @@ use ttrpc::{Code, context};
 
 /// The deadline of a control call. None of them waits for a container's program.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// That of statistics: those of other pods wait for a guest that does not answer.
+const STATS_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A connection to a pod's agent; clones share it.
 #[derive(Clone)]
@@ -98,7 +100,9 @@ impl Agent {
     pub(crate) async fn stats(&self, container_ids: Vec<String>) -> Result<StatsResponse> {
         let mut request = StatsRequest::new();
         request.container_ids = container_ids;
-        let call = self.client.stats(deadline(), &request);
+        let call = self
+            .client
+            .stats(context::with_duration(STATS_DEADLINE), &request);
         self.call("Reading statistics", self.pod(), call).await
     }
 
