@@ -4,7 +4,9 @@ use super::{EXECS, Round, spec};
 use crate::artifacts::artifact;
 use anyhow::{Context, Result, ensure};
 use bulkhead_agent::deadline::Deadline;
-use bulkhead_agent::engine::{Backing, CreateSpec, Engine, ExecSpec, Image, Paths, StdioSpec};
+use bulkhead_agent::engine::{
+    Backing, CreateSpec, Engine, ExecSpec, Image, Paths, PidNamespace, StdioSpec,
+};
 use bulkhead_agent::id::Id;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -108,6 +110,9 @@ async fn round(engine: &Engine, number: usize) -> Result<Round> {
         image_disk: String::new(),
         stdio: StdioSpec::default(),
         user: String::new(),
+        strict_groups: false,
+        pid: PidNamespace::Spec,
+        guest_devices: false,
     };
     let process = spec(&["true"])?["process"].to_string().into_bytes();
     let began = Instant::now();
@@ -123,6 +128,7 @@ async fn round(engine: &Engine, number: usize) -> Result<Round> {
             process: process.clone(),
             stdio: StdioSpec::default(),
             user: String::new(),
+            strict_groups: false,
         };
         let last = engine.events().last();
         let began = Instant::now();
