@@ -25,6 +25,7 @@
 mod auth;
 mod config;
 mod digest;
+mod download;
 mod erofs;
 mod error;
 mod image;
