@@ -48,4 +48,4 @@ pub use image::{FsInfo, Image, ImageConfig, LayerProgress, PullPhase, PullProgre
 pub use store::ImageStore;
 
 /// What this crate's functions return.
-pub type Result<T> = std::result::Result<T, ImageError>;
+pub type Result<T, E = ImageError> = std::result::Result<T, E>;

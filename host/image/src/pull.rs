@@ -31,7 +31,7 @@ pub(crate) struct Flight {
 impl Flight {
     pub(crate) fn start(
         store: Arc<Inner>,
-        registry: Registry,
+        registry: Arc<Registry>,
         name: Name,
         resolved: Resolved,
     ) -> Self {
@@ -102,7 +102,7 @@ pub(crate) struct Finished {
 
 struct Pull {
     store: Arc<Inner>,
-    registry: Registry,
+    registry: Arc<Registry>,
     name: Name,
     resolved: Resolved,
     progress: watch::Sender<PullProgress>,
@@ -119,7 +119,7 @@ impl Pull {
     }
 
     async fn stages(&self, staging: &Arc<Staging>) -> Result<()> {
-        let layers = self.download(staging).await?;
+        let layers = self.download().await?;
         self.enter(PullPhase::Unpacking);
         self.unpack(staging, layers).await?;
         self.enter(PullPhase::Writing);
@@ -148,7 +148,7 @@ impl Pull {
         self.progress.send_modify(|progress| progress.phase = phase);
     }
 
-    async fn download(&self, staging: &Staging) -> Result<Layers> {
+    async fn download(&self) -> Result<Layers> {
         let layers = &self.resolved.manifest.layers;
         self.progress.send_modify(|progress| {
             progress.phase = PullPhase::Downloading;
@@ -165,12 +165,11 @@ impl Pull {
             self.progress.send_modify(|progress| {
                 let same = |other: &&mut LayerProgress| other.digest == digest.as_str();
                 for entry in progress.layers.iter_mut().filter(same) {
-                    entry.done = entry.done.saturating_add(bytes);
+                    entry.done = bytes;
                 }
             });
         };
-        let parallel = self.store.config.parallel_downloads;
-        download::layers(&self.registry, layers, staging, parallel, arrived).await
+        download::layers(&self.registry, layers, arrived).await
     }
 
     async fn unpack(&self, staging: &Arc<Staging>, blobs: Layers) -> Result<()> {

@@ -111,6 +111,9 @@ pub(crate) fn config() -> StoreConfig {
     StoreConfig {
         stall_timeout: Duration::from_secs(1),
         connect_timeout: Duration::from_secs(2),
+        retry_delay: Duration::from_millis(5),
+        // What is configured on the machine that runs the tests is none of theirs.
+        registry_config_paths: Vec::new(),
         ..StoreConfig::default()
     }
 }
