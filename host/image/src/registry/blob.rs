@@ -75,9 +75,8 @@ impl Registry {
             match download.continue_from(endpoint).await {
                 Ok(()) => {}
                 Err(Broken::Local(error)) => return Err(error),
-                Err(Broken::Remote(failure)) if download.size > before => {
-                    let came_far = download.size - before >= FAR;
-                    rounds.interrupted(failure, came_far);
+                Err(Broken::Remote(failure)) if download.size >= before + FAR => {
+                    rounds.interrupted(failure);
                     continue;
                 }
                 Err(Broken::Remote(failure)) => {

@@ -85,18 +85,23 @@ impl Endpoint {
     }
 
     /// `https://host/v2/repository`.
-    pub(super) fn base(&self) -> String {
+    fn base(&self) -> String {
         let scheme = if self.is_plain() { "http" } else { "https" };
+        format!("{scheme}://{}", self.place())
+    }
+
+    /// The same without the scheme, which may not be known yet.
+    pub(super) fn place(&self) -> String {
         let Host {
             authority, path, ..
         } = &self.host;
-        format!("{scheme}://{authority}{path}/{}", self.name.repository)
+        format!("{authority}{path}/{}", self.name.repository)
     }
 
     /// The answer to a request, with one more try after the host's challenge has been answered.
     /// Only 200 and 206 are no failure.
     pub(super) async fn ask(&self, request: &Request<'_>) -> Result<Response, Failure> {
-        let known = || self.tokens.get(&self.base(), self.account().as_deref());
+        let known = || self.tokens.get(&self.place(), self.account().as_deref());
         let used = {
             let mut current = self.authorization.lock().await;
             if current.is_none() {

@@ -151,14 +151,12 @@ impl Rounds {
         }
     }
 
-    /// The host that was given out last failed after it had sent something: the next round begins
-    /// with the first host again, as most likely it is the one that goes on.
-    pub(crate) fn interrupted(&mut self, failure: Failure, came_far: bool) {
+    /// The host that was given out last failed after it had sent much: most likely it goes on, so
+    /// it is the next one again, and that counts as a first try.
+    pub(crate) fn interrupted(&mut self, failure: Failure) {
         self.failed(failure);
         self.next = self.candidates.len();
-        if came_far {
-            self.round = 0;
-        }
+        self.round = 0;
     }
 
     /// Everything that is known once more: the hosts, the pauses and the number of tries.

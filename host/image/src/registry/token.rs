@@ -34,7 +34,7 @@ struct Answer {
     expires_in: Option<u64>,
 }
 
-/// The repository's address and whose credentials got the token.
+/// The repository at a host and whose credentials got the token.
 type Key = (String, Option<String>);
 
 /// Tokens of this node's pulls: the next pull from the same repository with the same credentials
@@ -46,21 +46,21 @@ pub(crate) struct TokenCache {
 
 impl TokenCache {
     /// A token that is good for another while.
-    pub(super) fn get(&self, base: &str, account: Option<&str>) -> Option<HeaderValue> {
+    pub(super) fn get(&self, place: &str, account: Option<&str>) -> Option<HeaderValue> {
         let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (base.to_owned(), account.map(str::to_owned));
+        let key = (place.to_owned(), account.map(str::to_owned));
         let (token, end) = tokens.get(&key)?;
         (Instant::now() + MARGIN < *end).then(|| token.clone())
     }
 
-    fn put(&self, base: String, account: Option<&str>, token: HeaderValue, life: Duration) {
+    fn put(&self, place: String, account: Option<&str>, token: HeaderValue, life: Duration) {
         let now = Instant::now();
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         if tokens.len() >= MAX_TOKENS {
             tokens.retain(|_, (_, end)| *end > now);
         }
         if tokens.len() < MAX_TOKENS {
-            tokens.insert((base, account.map(str::to_owned)), (token, now + life));
+            tokens.insert((place, account.map(str::to_owned)), (token, now + life));
         }
     }
 }
@@ -129,7 +129,7 @@ impl Endpoint {
         let life = answer.expires_in.map(Duration::from_secs);
         let life = life.unwrap_or(DEFAULT_LIFE).clamp(DEFAULT_LIFE, MAX_LIFE);
         if secret.is_none() || account.is_some() {
-            self.tokens.put(self.base(), account, header.clone(), life);
+            self.tokens.put(self.place(), account, header.clone(), life);
         }
         Ok(header)
     }

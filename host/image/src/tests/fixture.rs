@@ -35,6 +35,7 @@ pub(crate) struct Served {
     pub(crate) manifest: Vec<u8>,
     pub(crate) digest: Digest,
     pub(crate) config: Digest,
+    pub(crate) configuration: Vec<u8>,
     pub(crate) layers: Vec<Digest>,
 }
 
@@ -89,6 +90,7 @@ pub(crate) fn serve_as(
         digest: server.put_manifest(REPOSITORY, tag, &manifest),
         manifest,
         config: Digest::sha256(&config),
+        configuration: config,
         layers: digests,
     }
 }

@@ -129,6 +129,16 @@ impl Server {
         digest
     }
 
+    /// Answers a path with 200 and a body.
+    pub(crate) fn put_at(&self, path: &str, body: &[u8]) {
+        let answer = Answer {
+            status: 200,
+            body: body.to_vec(),
+            ..Answer::default()
+        };
+        self.put(path, answer);
+    }
+
     /// Changes how everything whose path contains a text is answered.
     pub(crate) fn alter(&self, part: &str, change: impl Fn(&mut Answer)) {
         let mut answers = self.shared.answers.lock().unwrap();

@@ -78,15 +78,15 @@ async fn what_goes_on_is_not_given_up() {
             Some(0),
             "the host that sent something goes on"
         );
-        rounds.interrupted(refused("a", Again::Later), true);
+        rounds.interrupted(refused("a", Again::Later));
     }
     let mut left = 0;
     while rounds.next().await.is_some() {
         left += 1;
-        rounds.interrupted(refused("a", Again::Later), false);
-        assert!(left < 10);
+        rounds.failed(refused("a", Again::Later));
+        assert!(left < 20);
     }
-    assert_eq!(left, 4);
+    assert_eq!(left, 8, "four more rounds for two hosts");
 }
 
 #[test]
