@@ -30,6 +30,7 @@ mod erofs;
 mod error;
 mod image;
 mod index;
+mod integrity;
 mod layer;
 mod manifest;
 mod name;
@@ -44,7 +45,9 @@ mod tests;
 pub use auth::Auth;
 pub use config::StoreConfig;
 pub use error::ImageError;
-pub use image::{FsInfo, Image, ImageConfig, LayerProgress, PullPhase, PullProgress};
+pub use image::{
+    FsInfo, Image, ImageConfig, LayerProgress, PullPhase, PullProgress, Specification,
+};
 pub use store::ImageStore;
 
 /// What this crate's functions return.

@@ -148,6 +148,8 @@ impl Manifest {
 /// An image configuration: what the store needs to unpack and what a container needs to start.
 #[derive(Debug, Clone)]
 pub(crate) struct Configuration {
+    /// As it came.
+    pub(crate) bytes: Vec<u8>,
     pub(crate) diff_ids: Vec<Digest>,
     pub(crate) config: ImageConfig,
 }
@@ -206,7 +208,21 @@ fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// The digest of layers one above the other (OCI Image Format Specification, "Layer ChainID").
+pub(crate) fn chain_id(diff_ids: &[Digest]) -> Option<Digest> {
+    let (first, rest) = diff_ids.split_first()?;
+    Some(rest.iter().fold(first.clone(), |below, diff_id| {
+        Digest::sha256(format!("{below} {diff_id}").as_bytes())
+    }))
+}
+
 impl Configuration {
+    /// The layers' digests of a configuration that has been parsed before.
+    pub(crate) fn diff_ids_of(bytes: &[u8]) -> Vec<Digest> {
+        let parsed = serde_json::from_slice::<RawConfiguration>(bytes);
+        parsed.map_or_else(|_| Vec::new(), |raw| raw.rootfs.diff_ids)
+    }
+
     /// Reads the configuration of an image with so many layers.
     pub(crate) fn parse(bytes: &[u8], layers: usize) -> Result<Self, String> {
         let raw: RawConfiguration = object(bytes)
@@ -230,6 +246,7 @@ impl Configuration {
         }
         let config = raw.config.unwrap_or_default();
         Ok(Self {
+            bytes: bytes.to_owned(),
             diff_ids: raw.rootfs.diff_ids,
             config: ImageConfig {
                 entrypoint: config.entrypoint,

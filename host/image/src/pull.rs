@@ -8,8 +8,9 @@
 use crate::digest::Digest;
 use crate::download::{self, Layers};
 use crate::erofs;
-use crate::image::{ImageConfig, LayerProgress, PullPhase, PullProgress};
+use crate::image::{LayerProgress, PullPhase, PullProgress};
 use crate::layer::{LayerError, Limits, Unpacker};
+use crate::manifest::Configuration;
 use crate::name::Name;
 use crate::registry::{Registry, Resolved};
 use crate::staging::Staging;
@@ -93,9 +94,7 @@ impl Drop for Flight {
 /// An image whose EROFS file is complete in its staging directory.
 pub(crate) struct Finished {
     pub(crate) id: Digest,
-    /// Bytes of the EROFS file.
-    pub(crate) size: u64,
-    pub(crate) config: ImageConfig,
+    pub(crate) configuration: Configuration,
     pub(crate) name: Name,
     pub(crate) target: Digest,
 }
@@ -123,10 +122,10 @@ impl Pull {
         self.enter(PullPhase::Unpacking);
         self.unpack(staging, layers).await?;
         self.enter(PullPhase::Writing);
+        self.make_disk(staging).await?;
         let finished = Finished {
             id: self.resolved.manifest.config.digest.clone(),
-            size: self.make_disk(staging).await?,
-            config: self.resolved.configuration.config.clone(),
+            configuration: self.resolved.configuration.clone(),
             name: self.name.clone(),
             target: self.resolved.target.clone(),
         };

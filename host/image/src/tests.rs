@@ -1,6 +1,7 @@
 //! Tests of the whole store against a registry in this process.
 
 mod crash;
+mod damage;
 mod disk;
 pub(crate) mod fixture;
 mod names;

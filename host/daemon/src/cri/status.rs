@@ -27,7 +27,9 @@ pub(crate) fn image_status(error: ImageError) -> Status {
         ImageError::NotFound { .. } => Code::NotFound,
         ImageError::Unauthorized { .. } => Code::Unauthenticated,
         ImageError::InvalidReference { .. } | ImageError::InvalidAuth => Code::InvalidArgument,
-        ImageError::DigestMismatch { .. } | ImageError::SizeMismatch { .. } => Code::DataLoss,
+        ImageError::DigestMismatch { .. }
+        | ImageError::SizeMismatch { .. }
+        | ImageError::Damaged { .. } => Code::DataLoss,
         ImageError::RegistryUnreachable { .. } | ImageError::RegistryRefused { .. } => {
             Code::Unavailable
         }
