@@ -1,0 +1,75 @@
+//! Entry points of the fuzz targets in `fuzz/`.
+
+use crate::auth::DockerConfig;
+use crate::manifest::{Configuration, Document, choose_platform};
+use crate::name::Name;
+use crate::registry::hosts::{Host, parse};
+use crate::registry::{challenge, error_message};
+use std::path::Path;
+
+/// The first byte says how many layers the manifest had.
+pub fn manifest(input: &[u8]) {
+    if let Ok(Document::Index(entries)) = Document::parse(input) {
+        let _ = choose_platform(&entries);
+    }
+    if let Some((layers, bytes)) = input.split_first() {
+        let layers = usize::from(*layers);
+        let parsed = Configuration::parse(bytes, layers);
+        assert!(parsed.is_err() || parsed.is_ok_and(|image| image.diff_ids.len() == layers));
+    }
+}
+
+/// A file that is read has hosts, and their addresses are ones.
+pub fn hosts_toml(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
+    let upstream = Host::upstream("reg.example:5000", false);
+    let Ok(hosts) = parse(text, Path::new("/certs.d"), upstream) else {
+        return;
+    };
+    assert!(!hosts.is_empty());
+    for host in hosts {
+        let address = format!("https://{}{}/x", host.authority, host.path);
+        let url = reqwest::Url::parse(&address);
+        assert!(url.is_ok_and(|url| url.username().is_empty()), "{address}");
+    }
+}
+
+/// Both come from the network.
+pub fn challenge(input: &[u8]) {
+    let _ = error_message(input);
+    if let Ok(text) = std::str::from_utf8(input) {
+        challenge::parse(text);
+    }
+}
+
+/// The normal form of a name is a name, and the same one.
+pub fn image_name(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
+    let Ok(name) = Name::parse(text) else {
+        return;
+    };
+    let normal = name.to_string();
+    assert!(
+        Name::parse(&normal).is_ok_and(|again| again == name),
+        "{text:?} {normal:?}"
+    );
+    let url = reqwest::Url::parse(&format!(
+        "https://{}/v2/{}/",
+        name.registry, name.repository
+    ));
+    let path = url.ok().map(|url| url.path().to_owned());
+    assert_eq!(path, Some(format!("/v2/{}/", name.repository)), "{text:?}");
+}
+
+/// Looks up what the file has.
+pub fn docker_config(input: &[u8]) {
+    if let Ok(config) = DockerConfig::parse(input) {
+        for host in ["docker.io", "reg.example:5000"] {
+            let _ = config.entry(host, "team/app");
+        }
+    }
+}
