@@ -25,6 +25,7 @@
 mod auth;
 mod config;
 mod digest;
+mod download;
 mod erofs;
 mod error;
 mod image;
@@ -50,4 +51,4 @@ pub use image::{
 pub use store::ImageStore;
 
 /// What this crate's functions return.
-pub type Result<T> = std::result::Result<T, ImageError>;
+pub type Result<T, E = ImageError> = std::result::Result<T, E>;

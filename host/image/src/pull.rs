@@ -6,17 +6,16 @@
 //! ```
 
 use crate::digest::Digest;
+use crate::download::{self, Layers};
 use crate::erofs;
 use crate::image::{LayerProgress, PullPhase, PullProgress};
 use crate::layer::{LayerError, Limits, Unpacker};
-use crate::manifest::{Configuration, Descriptor};
+use crate::manifest::Configuration;
 use crate::name::Name;
 use crate::registry::{Registry, Resolved};
 use crate::staging::Staging;
 use crate::store::Inner;
 use crate::{ImageError, Result};
-use futures_util::stream::{self, TryStreamExt as _};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
@@ -33,7 +32,7 @@ pub(crate) struct Flight {
 impl Flight {
     pub(crate) fn start(
         store: Arc<Inner>,
-        registry: Registry,
+        registry: Arc<Registry>,
         name: Name,
         resolved: Resolved,
     ) -> Self {
@@ -102,7 +101,7 @@ pub(crate) struct Finished {
 
 struct Pull {
     store: Arc<Inner>,
-    registry: Registry,
+    registry: Arc<Registry>,
     name: Name,
     resolved: Resolved,
     progress: watch::Sender<PullProgress>,
@@ -119,9 +118,9 @@ impl Pull {
     }
 
     async fn stages(&self, staging: &Arc<Staging>) -> Result<()> {
-        self.download(staging).await?;
+        let layers = self.download().await?;
         self.enter(PullPhase::Unpacking);
-        self.unpack(staging).await?;
+        self.unpack(staging, layers).await?;
         self.enter(PullPhase::Writing);
         self.make_disk(staging).await?;
         let finished = Finished {
@@ -148,7 +147,7 @@ impl Pull {
         self.progress.send_modify(|progress| progress.phase = phase);
     }
 
-    async fn download(&self, staging: &Staging) -> Result<()> {
+    async fn download(&self) -> Result<Layers> {
         let layers = &self.resolved.manifest.layers;
         self.progress.send_modify(|progress| {
             progress.phase = PullPhase::Downloading;
@@ -161,33 +160,18 @@ impl Pull {
                 })
                 .collect();
         });
-        // A layer can come more than once, mostly the empty one.
-        let unique: BTreeMap<&Digest, &Descriptor> =
-            layers.iter().map(|layer| (&layer.digest, layer)).collect();
-        stream::iter(unique.into_values().map(Ok))
-            .try_for_each_concurrent(self.store.config.parallel_downloads.max(1), |layer| {
-                self.download_layer(staging, layer)
-            })
-            .await
-    }
-
-    async fn download_layer(&self, staging: &Staging, layer: &Descriptor) -> Result<()> {
-        let path = staging.blob(&layer.digest.file_name());
-        let what = format!("layer {}", layer.digest);
-        let arrived = |bytes| {
+        let arrived = |digest: &Digest, bytes: u64| {
             self.progress.send_modify(|progress| {
-                let same = |other: &&mut LayerProgress| other.digest == layer.digest.as_str();
+                let same = |other: &&mut LayerProgress| other.digest == digest.as_str();
                 for entry in progress.layers.iter_mut().filter(same) {
-                    entry.done = entry.done.saturating_add(bytes);
+                    entry.done = bytes;
                 }
             });
         };
-        self.registry
-            .blob_to_file(&what, layer, &path, arrived)
-            .await
+        download::layers(&self.registry, layers, arrived).await
     }
 
-    async fn unpack(&self, staging: &Arc<Staging>) -> Result<()> {
+    async fn unpack(&self, staging: &Arc<Staging>, blobs: Layers) -> Result<()> {
         let staging = Arc::clone(staging);
         let cancelled = Arc::clone(&self.cancelled);
         let image = self.name.to_string();
@@ -204,17 +188,18 @@ impl Pull {
             self.resolved.configuration.diff_ids.iter().cloned(),
         )
         .collect();
-        let work = move || unpack_layers(&image, &staging, &layers, limits, &cancelled);
+        let work = move || unpack_layers(&image, &staging, &blobs, &layers, limits, &cancelled);
         tokio::task::spawn_blocking(work)
             .await
             .map_err(|error| ImageError::io("unpacking layers", std::io::Error::other(error)))?
     }
 }
 
-/// Applies layers (digest and DiffID) and removes each blob after its last use.
+/// Applies layers (digest and DiffID).
 fn unpack_layers(
     image: &str,
     staging: &Staging,
+    blobs: &Layers,
     layers: &[(Digest, Digest)],
     limits: Limits,
     cancelled: &AtomicBool,
@@ -242,17 +227,10 @@ fn unpack_layers(
     };
     let mut unpacker = Unpacker::new(&staging.tree(), limits, cancelled)
         .map_err(|error| blame(first, first_diff_id, error))?;
-    for (at, (layer, diff_id)) in layers.iter().enumerate() {
-        let path = staging.blob(&layer.file_name());
-        let file = std::fs::File::open(&path)
-            .map_err(|error| ImageError::io("opening a downloaded layer", error))?;
+    for (layer, diff_id) in layers {
         unpacker
-            .apply(file, diff_id)
+            .apply(blobs.open(layer)?, diff_id)
             .map_err(|error| blame(layer, diff_id, error))?;
-        if !layers.iter().skip(at + 1).any(|(later, _)| later == layer) {
-            std::fs::remove_file(&path)
-                .map_err(|error| ImageError::io("removing an unpacked layer", error))?;
-        }
     }
     unpacker
         .finish()

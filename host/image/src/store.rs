@@ -13,7 +13,7 @@ use crate::index::{Index, Record};
 use crate::manifest::{Configuration, chain_id};
 use crate::name::Name;
 use crate::pull::Flight;
-use crate::registry::{Registry, Resolved};
+use crate::registry::{Registry, Remote, Resolved};
 use crate::staging::remove_all;
 use crate::{
     Auth, FsInfo, Image, ImageError, PullPhase, PullProgress, Result, Specification, StoreConfig,
@@ -48,6 +48,7 @@ pub(crate) struct Inner {
     /// Held by the one who changes the index, from reading it until it is on the disk.
     writing: Mutex<()>,
     flights: Mutex<HashMap<String, Weak<Flight>>>,
+    remote: Arc<Remote>,
     /// Locked until the store is closed.
     _lock: OwnedFd,
 }
@@ -80,6 +81,7 @@ impl ImageStore {
         let mut index = Index::load(root)?;
         let inner = Inner {
             root: root.to_owned(),
+            remote: Arc::new(Remote::new(config.clone(), root.join("staging"))),
             config,
             pinned,
             writing: Mutex::new(()),
@@ -112,14 +114,14 @@ impl ImageStore {
         let name = Name::parse(reference)?;
         progress(&PullProgress::default());
         for _ in 0..PULL_TRIES {
-            let registry = Registry::new(&self.inner.config, name.clone(), auth.clone())?;
+            let registry = Registry::open(&self.inner.remote, name.clone(), auth.clone()).await?;
             // Every caller asks the registry with its own credentials: an image that is here
             // already is not for everybody.
             let resolved = registry.resolve().await?;
             let id = resolved.manifest.config.digest.clone();
             let target = resolved.target.clone();
             if self.inner.image(&id).is_none() {
-                let flight = self.inner.board(registry, &name, resolved);
+                let flight = self.inner.board(Arc::new(registry), &name, resolved);
                 flight.wait(&mut progress).await?;
             }
             if let Some(image) = self.inner.name(id, name.clone(), target).await? {
@@ -230,7 +232,12 @@ impl Inner {
     }
 
     /// Joins the flight of an image or starts it.
-    fn board(self: &Arc<Self>, registry: Registry, name: &Name, resolved: Resolved) -> Arc<Flight> {
+    fn board(
+        self: &Arc<Self>,
+        registry: Arc<Registry>,
+        name: &Name,
+        resolved: Resolved,
+    ) -> Arc<Flight> {
         let key = format!(
             "{} {}",
             name.familiar_repository(),

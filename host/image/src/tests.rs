@@ -6,5 +6,5 @@ mod disk;
 pub(crate) mod fixture;
 mod names;
 mod pulls;
-mod server;
+pub(crate) mod server;
 pub(crate) mod tarball;

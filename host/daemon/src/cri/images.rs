@@ -62,24 +62,26 @@ fn named(image: Option<ImageSpec>) -> Result<String, Status> {
     }
 }
 
+/// What a caller says of itself. A user with a password comes first, as with containerd; Docker
+/// writes a user without one beside an identity token.
 fn credentials(auth: Option<AuthConfig>) -> Result<Option<Auth>, ImageError> {
     let Some(auth) = auth else {
         return Ok(None);
     };
-    Ok(if !auth.username.is_empty() {
-        Some(Auth::Basic {
-            username: auth.username,
-            password: auth.password,
-        })
-    } else if !auth.auth.is_empty() {
-        Some(Auth::from_base64(&auth.auth)?)
+    let given = if !auth.username.is_empty() && !auth.password.is_empty() {
+        Auth::basic(auth.username, auth.password)
     } else if !auth.identity_token.is_empty() {
-        Some(Auth::IdentityToken(auth.identity_token))
+        Auth::identity_token(auth.identity_token)
+    } else if !auth.auth.is_empty() {
+        Auth::from_base64(&auth.auth)?
     } else if !auth.registry_token.is_empty() {
-        Some(Auth::RegistryToken(auth.registry_token))
+        Auth::registry_token(auth.registry_token)
+    } else if !auth.username.is_empty() {
+        Auth::basic(auth.username, auth.password)
     } else {
-        None
-    })
+        return Ok(None);
+    };
+    Ok(Some(given.only_for(&auth.server_address)))
 }
 
 /// What containerd tells too: the configuration as it was pulled, and the layers' digest.

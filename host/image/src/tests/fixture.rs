@@ -36,6 +36,7 @@ pub(crate) struct Served {
     pub(crate) manifest: Vec<u8>,
     pub(crate) digest: Digest,
     pub(crate) config: Digest,
+    pub(crate) configuration: Vec<u8>,
     pub(crate) layers: Vec<Digest>,
 }
 
@@ -90,6 +91,7 @@ pub(crate) fn serve_as(
         digest: server.put_manifest(REPOSITORY, tag, &manifest),
         manifest,
         config: Digest::sha256(&config),
+        configuration: config,
         layers: digests,
     }
 }
@@ -122,6 +124,9 @@ pub(crate) fn config() -> StoreConfig {
     StoreConfig {
         stall_timeout: Duration::from_secs(1),
         connect_timeout: Duration::from_secs(2),
+        retry_delay: Duration::from_millis(5),
+        // What is configured on the machine that runs the tests is none of theirs.
+        registry_config_paths: Vec::new(),
         ..StoreConfig::default()
     }
 }
