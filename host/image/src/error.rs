@@ -120,16 +120,6 @@ pub enum ImageError {
         /// The HTTP status and what the registry says about it.
         status: String,
     },
-    /// The disk of this node does not give back what the image was. The image is no longer in the
-    /// store. gRPC `DATA_LOSS`.
-    #[error(
-        "Image {image} was damaged on the disk of this node and has been removed; pull it again, \
-         and check the disk if it happens again"
-    )]
-    Damaged {
-        /// The image's id.
-        image: String,
-    },
     /// A download got no new bytes for too long. gRPC `DEADLINE_EXCEEDED`.
     #[error(
         "The {step} of {image} has not come further for {seconds} s, from registry {registry} at \
@@ -153,6 +143,16 @@ pub enum ImageError {
         error: Box<ImageError>,
         /// The others, in one line.
         others: String,
+    },
+    /// The disk of this node does not give back what the image was. The image is no longer in the
+    /// store. gRPC `DATA_LOSS`.
+    #[error(
+        "Image {image} was damaged on the disk of this node and has been removed; pull it again, \
+         and check the disk if it happens again"
+    )]
+    Damaged {
+        /// The image's id.
+        image: String,
     },
     /// The disk of the store is full. gRPC `RESOURCE_EXHAUSTED`.
     #[error("The disk of the image store is full while {doing}; free some space or remove images")]
