@@ -40,8 +40,6 @@ pub struct StoreConfig {
     pub max_unpacked_bytes: u64,
     /// The most entries (files, directories, links) that the layers of one image may have.
     pub max_entries: u64,
-    /// The `mkfs.erofs` to run; a name without a slash is looked for in `PATH`.
-    pub mkfs_erofs: PathBuf,
 }
 
 impl Default for StoreConfig {
@@ -59,7 +57,6 @@ impl Default for StoreConfig {
             bytes_per_second: 0,
             max_unpacked_bytes: 64 << 30,
             max_entries: 4 << 20,
-            mkfs_erofs: PathBuf::from("mkfs.erofs"),
         }
     }
 }

@@ -178,14 +178,6 @@ pub enum ImageError {
         /// What is wrong with it.
         reason: String,
     },
-    /// `mkfs.erofs` is missing or failed. gRPC `INTERNAL`.
-    #[error("The EROFS file of {image} could not be made: {reason}")]
-    MakeDisk {
-        /// The image as it was asked for.
-        image: String,
-        /// What `mkfs.erofs` says.
-        reason: String,
-    },
     /// Another process has the store open. gRPC does not see it: the daemon does not start.
     #[error("The image store {root} is in use by another process")]
     InUse {

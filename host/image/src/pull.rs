@@ -1,15 +1,14 @@
 //! One pull: from a resolved name to an image in the store.
 //!
 //! ```text
-//! resolve -> download -> unpack -> make the EROFS file -> commit
-//!            \_____________ one flight for all callers ______/
+//! resolve -> download -> make the EROFS file -> commit
+//!            \_________ one flight for all callers _/
 //! ```
 
 use crate::digest::Digest;
 use crate::download::{self, Layers};
-use crate::erofs;
 use crate::image::{LayerProgress, PullPhase, PullProgress};
-use crate::layer::{LayerError, Limits, Unpacker};
+use crate::layer::{self, Layer, LayerError, Limits};
 use crate::manifest::Configuration;
 use crate::name::Name;
 use crate::registry::{Registry, Resolved};
@@ -122,7 +121,6 @@ impl Pull {
         self.enter(PullPhase::Unpacking);
         self.unpack(staging, layers).await?;
         self.enter(PullPhase::Writing);
-        self.make_disk(staging).await?;
         let finished = Finished {
             id: self.resolved.manifest.config.digest.clone(),
             configuration: self.resolved.configuration.clone(),
@@ -130,17 +128,6 @@ impl Pull {
             target: self.resolved.target.clone(),
         };
         self.store.commit(finished, Arc::clone(staging)).await
-    }
-
-    async fn make_disk(&self, staging: &Staging) -> Result<u64> {
-        erofs::make(
-            &self.store.config.mkfs_erofs,
-            &self.name.to_string(),
-            &self.resolved.manifest.config.digest,
-            &staging.tree(),
-            &staging.disk(),
-        )
-        .await
     }
 
     fn enter(&self, phase: PullPhase) {
@@ -175,10 +162,9 @@ impl Pull {
         let staging = Arc::clone(staging);
         let cancelled = Arc::clone(&self.cancelled);
         let image = self.name.to_string();
-        let limits = Limits {
-            bytes: self.store.config.max_unpacked_bytes,
-            entries: self.store.config.max_entries,
-        };
+        let config = &self.store.config;
+        let limits = Limits::new(config.max_unpacked_bytes, config.max_entries);
+        let uuid = self.resolved.manifest.config.digest.uuid();
         let layers: Vec<(Digest, Digest)> = std::iter::zip(
             self.resolved
                 .manifest
@@ -188,51 +174,75 @@ impl Pull {
             self.resolved.configuration.diff_ids.iter().cloned(),
         )
         .collect();
-        let work = move || unpack_layers(&image, &staging, &blobs, &layers, limits, &cancelled);
+        let work =
+            move || unpack_layers(&image, &staging, blobs, &layers, limits, uuid, &cancelled);
         tokio::task::spawn_blocking(work)
             .await
             .map_err(|error| ImageError::io("unpacking layers", std::io::Error::other(error)))?
     }
 }
 
-/// Applies layers (digest and DiffID).
+/// Layers that are unpacked at the same time.
+const PARALLEL: usize = 4;
+
+/// Makes the EROFS file of layers (digest and DiffID).
 fn unpack_layers(
     image: &str,
     staging: &Staging,
-    blobs: &Layers,
+    blobs: Layers,
     layers: &[(Digest, Digest)],
     limits: Limits,
+    uuid: [u8; 16],
     cancelled: &AtomicBool,
 ) -> Result<()> {
-    let blame = |layer: &Digest, diff_id: &Digest, error| match error {
-        LayerError::Io { doing, source } => ImageError::io(doing, source),
-        LayerError::Cancelled => ImageError::io(
-            "unpacking layers",
-            std::io::Error::from(std::io::ErrorKind::Interrupted),
-        ),
-        LayerError::Invalid(reason) => ImageError::InvalidLayer {
-            image: image.to_owned(),
-            layer: layer.to_string(),
-            reason,
-        },
-        LayerError::WrongDiffId(got) => ImageError::DigestMismatch {
-            image: image.to_owned(),
-            what: format!("content of layer {layer}"),
-            expected: diff_id.to_string(),
-            got: got.to_string(),
-        },
+    let opened = layers.iter().map(|(digest, diff_id)| {
+        Layer::from_file(blobs.open(digest)?, diff_id.clone())
+            .map_err(|error| ImageError::io("opening a downloaded layer", error))
+    });
+    let opened = opened.collect::<Result<Vec<_>>>()?;
+    // Each blob's space is free again as soon as its layer has been read.
+    drop(blobs);
+    let out = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(staging.disk())
+        .map_err(|error| ImageError::io("making the EROFS file", error))?;
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let options = layer::Options {
+        limits,
+        uuid,
+        parallel: cpus.min(PARALLEL),
+        directory: staging.directory(),
+        cancelled,
+        progress: &|_, _| {},
     };
-    let Some((first, first_diff_id)) = layers.first() else {
-        return Ok(());
-    };
-    let mut unpacker = Unpacker::new(&staging.tree(), limits, cancelled)
-        .map_err(|error| blame(first, first_diff_id, error))?;
-    for (layer, diff_id) in layers {
-        unpacker
-            .apply(blobs.open(layer)?, diff_id)
-            .map_err(|error| blame(layer, diff_id, error))?;
-    }
-    unpacker
-        .finish()
-        .map_err(|error| blame(first, first_diff_id, error))
+    layer::build(opened, &out, &options).map_err(|(number, error)| {
+        let layer = layers.get(number);
+        let name = |digest: fn(&(Digest, Digest)) -> &Digest| {
+            layer.map_or_else(
+                || "of no layer".to_owned(),
+                |layer| digest(layer).to_string(),
+            )
+        };
+        match error {
+            LayerError::Io { doing, source } => ImageError::io(doing, source),
+            LayerError::Cancelled => ImageError::io(
+                "unpacking layers",
+                std::io::Error::from(std::io::ErrorKind::Interrupted),
+            ),
+            LayerError::Invalid(reason) => ImageError::InvalidLayer {
+                image: image.to_owned(),
+                layer: name(|(digest, _)| digest),
+                reason,
+            },
+            LayerError::WrongDiffId(got) => ImageError::DigestMismatch {
+                image: image.to_owned(),
+                what: format!("content of layer {}", name(|(digest, _)| digest)),
+                expected: name(|(_, diff_id)| diff_id),
+                got: got.to_string(),
+            },
+        }
+    })?;
+    Ok(())
 }

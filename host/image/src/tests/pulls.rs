@@ -190,14 +190,6 @@ async fn contents_are_checked_too() {
             other => panic!("{tag}: {other}"),
         }
     }
-    drop(store);
-    let missing = StoreConfig {
-        mkfs_erofs: "/nonexistent".into(),
-        ..config()
-    };
-    let store = ImageStore::open(root.path(), missing).unwrap();
-    let error = fail(&store, root.path(), &server.name("team/app:large")).await;
-    assert!(error.to_string().contains("erofs-utils"), "{error}");
 }
 
 #[tokio::test]
