@@ -2,7 +2,7 @@
 
 mod docker;
 
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub(crate) use docker::DockerConfig;
 pub(crate) use docker::Keychain;
 

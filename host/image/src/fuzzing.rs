@@ -73,3 +73,57 @@ pub fn docker_config(input: &[u8]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    /// The committed seeds, and what becomes of them when they are cut off or bytes change; the
+    /// fuzzer goes much further.
+    fn around_the_seeds(target: &str, entry: fn(&[u8])) {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+        let mut state = 1_u64;
+        let mut next = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as usize
+        };
+        let mut seeds = 0;
+        for file in std::fs::read_dir(corpus.join(target)).unwrap() {
+            let seed = std::fs::read(file.unwrap().path()).unwrap();
+            seeds += 1;
+            (0..=seed.len()).for_each(|length| entry(&seed[..length]));
+            for _ in 0..2000 {
+                let mut input = seed.clone();
+                for _ in 0..1 + next() % 4 {
+                    let (at, from) = (next() % input.len(), next() % input.len());
+                    input[at] = match next() % 3 {
+                        0 => input[from],
+                        1 => input[at] ^ (1 << (next() % 8)),
+                        _ => next() as u8,
+                    };
+                }
+                entry(&input);
+            }
+        }
+        assert!(seeds > 0, "{target} has no seeds");
+    }
+
+    #[test]
+    fn registry_documents() {
+        around_the_seeds("manifest", super::manifest);
+        around_the_seeds("challenge", super::challenge);
+    }
+
+    #[test]
+    fn settings() {
+        around_the_seeds("hosts_toml", super::hosts_toml);
+        around_the_seeds("docker_config", super::docker_config);
+    }
+
+    #[test]
+    fn names() {
+        around_the_seeds("image_name", super::image_name);
+    }
+}

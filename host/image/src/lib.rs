@@ -39,7 +39,7 @@ mod registry;
 mod staging;
 mod store;
 
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 #[cfg(test)]
 mod tests;

@@ -25,7 +25,7 @@ use crate::manifest::{
 };
 use crate::name::{Name, Version};
 use crate::{Auth, ImageError, Result, StoreConfig};
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub(crate) use endpoint::error_message;
 use endpoint::{Endpoint, Request, body};
 use hosts::{Host, Protocol};
