@@ -12,6 +12,7 @@ mod cli;
 mod confinement;
 mod containers;
 mod environment;
+mod images;
 mod isolation;
 mod pods;
 mod resources;

@@ -41,6 +41,20 @@ impl Digest {
         self.0.replace(':', "-")
     }
 
+    /// A UUID made of the digest (RFC 9562, version 8).
+    pub(crate) fn uuid(&self) -> [u8; 16] {
+        let mut uuid = [0; 16];
+        let digits = self.hex().as_bytes().as_chunks::<2>().0;
+        for (byte, digits) in uuid.iter_mut().zip(digits) {
+            let text = std::str::from_utf8(digits).unwrap_or_default();
+            *byte = u8::from_str_radix(text, 16).unwrap_or(0);
+        }
+        let [_, _, _, _, _, _, version, _, variant, ..] = &mut uuid;
+        *version = 0x80 | (*version & 0x0f);
+        *variant = 0x80 | (*variant & 0x3f);
+        uuid
+    }
+
     /// A hasher of the same algorithm.
     pub(crate) fn hasher(&self) -> Hasher {
         if self.0.starts_with("sha512:") {

@@ -1,22 +1,20 @@
 //! One pull: from a resolved name to an image in the store.
 //!
 //! ```text
-//! resolve -> download -> unpack -> make the EROFS file -> commit
-//!            \_____________ one flight for all callers ______/
+//! resolve -> download -> make the EROFS file -> commit
+//!            \_________ one flight for all callers _/
 //! ```
 
 use crate::digest::Digest;
-use crate::erofs;
-use crate::image::{ImageConfig, LayerProgress, PullPhase, PullProgress};
-use crate::layer::{LayerError, Limits, Unpacker};
-use crate::manifest::Descriptor;
+use crate::download::{self, Layers};
+use crate::image::{LayerProgress, PullPhase, PullProgress};
+use crate::layer::{self, Layer, LayerError, Limits};
+use crate::manifest::Configuration;
 use crate::name::Name;
 use crate::registry::{Registry, Resolved};
 use crate::staging::Staging;
 use crate::store::Inner;
 use crate::{ImageError, Result};
-use futures_util::stream::{self, TryStreamExt as _};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
@@ -33,7 +31,7 @@ pub(crate) struct Flight {
 impl Flight {
     pub(crate) fn start(
         store: Arc<Inner>,
-        registry: Registry,
+        registry: Arc<Registry>,
         name: Name,
         resolved: Resolved,
     ) -> Self {
@@ -95,16 +93,14 @@ impl Drop for Flight {
 /// An image whose EROFS file is complete in its staging directory.
 pub(crate) struct Finished {
     pub(crate) id: Digest,
-    /// Bytes of the EROFS file.
-    pub(crate) size: u64,
-    pub(crate) config: ImageConfig,
+    pub(crate) configuration: Configuration,
     pub(crate) name: Name,
     pub(crate) target: Digest,
 }
 
 struct Pull {
     store: Arc<Inner>,
-    registry: Registry,
+    registry: Arc<Registry>,
     name: Name,
     resolved: Resolved,
     progress: watch::Sender<PullProgress>,
@@ -121,36 +117,24 @@ impl Pull {
     }
 
     async fn stages(&self, staging: &Arc<Staging>) -> Result<()> {
-        self.download(staging).await?;
+        let layers = self.download().await?;
         self.enter(PullPhase::Unpacking);
-        self.unpack(staging).await?;
+        self.unpack(staging, layers).await?;
         self.enter(PullPhase::Writing);
         let finished = Finished {
             id: self.resolved.manifest.config.digest.clone(),
-            size: self.make_disk(staging).await?,
-            config: self.resolved.configuration.config.clone(),
+            configuration: self.resolved.configuration.clone(),
             name: self.name.clone(),
             target: self.resolved.target.clone(),
         };
         self.store.commit(finished, Arc::clone(staging)).await
     }
 
-    async fn make_disk(&self, staging: &Staging) -> Result<u64> {
-        erofs::make(
-            &self.store.config.mkfs_erofs,
-            &self.name.to_string(),
-            &self.resolved.manifest.config.digest,
-            &staging.tree(),
-            &staging.disk(),
-        )
-        .await
-    }
-
     fn enter(&self, phase: PullPhase) {
         self.progress.send_modify(|progress| progress.phase = phase);
     }
 
-    async fn download(&self, staging: &Staging) -> Result<()> {
+    async fn download(&self) -> Result<Layers> {
         let layers = &self.resolved.manifest.layers;
         self.progress.send_modify(|progress| {
             progress.phase = PullPhase::Downloading;
@@ -163,40 +147,24 @@ impl Pull {
                 })
                 .collect();
         });
-        // A layer can come more than once, mostly the empty one.
-        let unique: BTreeMap<&Digest, &Descriptor> =
-            layers.iter().map(|layer| (&layer.digest, layer)).collect();
-        stream::iter(unique.into_values().map(Ok))
-            .try_for_each_concurrent(self.store.config.parallel_downloads.max(1), |layer| {
-                self.download_layer(staging, layer)
-            })
-            .await
-    }
-
-    async fn download_layer(&self, staging: &Staging, layer: &Descriptor) -> Result<()> {
-        let path = staging.blob(&layer.digest.file_name());
-        let what = format!("layer {}", layer.digest);
-        let arrived = |bytes| {
+        let arrived = |digest: &Digest, bytes: u64| {
             self.progress.send_modify(|progress| {
-                let same = |other: &&mut LayerProgress| other.digest == layer.digest.as_str();
+                let same = |other: &&mut LayerProgress| other.digest == digest.as_str();
                 for entry in progress.layers.iter_mut().filter(same) {
-                    entry.done = entry.done.saturating_add(bytes);
+                    entry.done = bytes;
                 }
             });
         };
-        self.registry
-            .blob_to_file(&what, layer, &path, arrived)
-            .await
+        download::layers(&self.registry, layers, arrived).await
     }
 
-    async fn unpack(&self, staging: &Arc<Staging>) -> Result<()> {
+    async fn unpack(&self, staging: &Arc<Staging>, blobs: Layers) -> Result<()> {
         let staging = Arc::clone(staging);
         let cancelled = Arc::clone(&self.cancelled);
         let image = self.name.to_string();
-        let limits = Limits {
-            bytes: self.store.config.max_unpacked_bytes,
-            entries: self.store.config.max_entries,
-        };
+        let config = &self.store.config;
+        let limits = Limits::new(config.max_unpacked_bytes, config.max_entries);
+        let uuid = self.resolved.manifest.config.digest.uuid();
         let layers: Vec<(Digest, Digest)> = std::iter::zip(
             self.resolved
                 .manifest
@@ -206,57 +174,75 @@ impl Pull {
             self.resolved.configuration.diff_ids.iter().cloned(),
         )
         .collect();
-        let work = move || unpack_layers(&image, &staging, &layers, limits, &cancelled);
+        let work =
+            move || unpack_layers(&image, &staging, blobs, &layers, limits, uuid, &cancelled);
         tokio::task::spawn_blocking(work)
             .await
             .map_err(|error| ImageError::io("unpacking layers", std::io::Error::other(error)))?
     }
 }
 
-/// Applies layers (digest and DiffID) and removes each blob after its last use.
+/// Layers that are unpacked at the same time.
+const PARALLEL: usize = 4;
+
+/// Makes the EROFS file of layers (digest and DiffID).
 fn unpack_layers(
     image: &str,
     staging: &Staging,
+    blobs: Layers,
     layers: &[(Digest, Digest)],
     limits: Limits,
+    uuid: [u8; 16],
     cancelled: &AtomicBool,
 ) -> Result<()> {
-    let blame = |layer: &Digest, diff_id: &Digest, error| match error {
-        LayerError::Io { doing, source } => ImageError::io(doing, source),
-        LayerError::Cancelled => ImageError::io(
-            "unpacking layers",
-            std::io::Error::from(std::io::ErrorKind::Interrupted),
-        ),
-        LayerError::Invalid(reason) => ImageError::InvalidLayer {
-            image: image.to_owned(),
-            layer: layer.to_string(),
-            reason,
-        },
-        LayerError::WrongDiffId(got) => ImageError::DigestMismatch {
-            image: image.to_owned(),
-            what: format!("content of layer {layer}"),
-            expected: diff_id.to_string(),
-            got: got.to_string(),
-        },
+    let opened = layers.iter().map(|(digest, diff_id)| {
+        Layer::from_file(blobs.open(digest)?, diff_id.clone())
+            .map_err(|error| ImageError::io("opening a downloaded layer", error))
+    });
+    let opened = opened.collect::<Result<Vec<_>>>()?;
+    // Each blob's space is free again as soon as its layer has been read.
+    drop(blobs);
+    let out = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(staging.disk())
+        .map_err(|error| ImageError::io("making the EROFS file", error))?;
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let options = layer::Options {
+        limits,
+        uuid,
+        parallel: cpus.min(PARALLEL),
+        directory: staging.directory(),
+        cancelled,
+        progress: &|_, _| {},
     };
-    let Some((first, first_diff_id)) = layers.first() else {
-        return Ok(());
-    };
-    let mut unpacker = Unpacker::new(&staging.tree(), limits, cancelled)
-        .map_err(|error| blame(first, first_diff_id, error))?;
-    for (at, (layer, diff_id)) in layers.iter().enumerate() {
-        let path = staging.blob(&layer.file_name());
-        let file = std::fs::File::open(&path)
-            .map_err(|error| ImageError::io("opening a downloaded layer", error))?;
-        unpacker
-            .apply(file, diff_id)
-            .map_err(|error| blame(layer, diff_id, error))?;
-        if !layers.iter().skip(at + 1).any(|(later, _)| later == layer) {
-            std::fs::remove_file(&path)
-                .map_err(|error| ImageError::io("removing an unpacked layer", error))?;
+    layer::build(opened, &out, &options).map_err(|(number, error)| {
+        let layer = layers.get(number);
+        let name = |digest: fn(&(Digest, Digest)) -> &Digest| {
+            layer.map_or_else(
+                || "of no layer".to_owned(),
+                |layer| digest(layer).to_string(),
+            )
+        };
+        match error {
+            LayerError::Io { doing, source } => ImageError::io(doing, source),
+            LayerError::Cancelled => ImageError::io(
+                "unpacking layers",
+                std::io::Error::from(std::io::ErrorKind::Interrupted),
+            ),
+            LayerError::Invalid(reason) => ImageError::InvalidLayer {
+                image: image.to_owned(),
+                layer: name(|(digest, _)| digest),
+                reason,
+            },
+            LayerError::WrongDiffId(got) => ImageError::DigestMismatch {
+                image: image.to_owned(),
+                what: format!("content of layer {}", name(|(digest, _)| digest)),
+                expected: name(|(_, diff_id)| diff_id),
+                got: got.to_string(),
+            },
         }
-    }
-    unpacker
-        .finish()
-        .map_err(|error| blame(first, first_diff_id, error))
+    })?;
+    Ok(())
 }

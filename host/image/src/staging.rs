@@ -1,7 +1,7 @@
 //! Directories for what is not an image yet.
 
 use crate::{ImageError, Result};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,20 +12,16 @@ pub(crate) struct Staging {
 }
 
 impl Staging {
-    /// Makes a new directory that only root can enter: it holds set-user-ID programs and devices.
+    /// Makes a new directory that only root can enter: it holds what is not checked yet.
     pub(crate) fn new(parent: &Path) -> Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let staging = Self {
             path: parent.join(format!("{}-{number}", std::process::id())),
         };
-        // The tree becomes the image's root directory: few images have an entry for it, and its
-        // users must get through it, whatever our umask is.
-        let root_mode = std::fs::Permissions::from_mode(0o755);
-        let make = |path: &Path| std::fs::DirBuilder::new().mode(0o700).create(path);
-        make(&staging.path)
-            .and_then(|()| make(&staging.tree()))
-            .and_then(|()| std::fs::set_permissions(staging.tree(), root_mode))
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&staging.path)
             .map_err(|error| ImageError::io("making a staging directory", error))?;
         Ok(staging)
     }
@@ -41,19 +37,14 @@ impl Staging {
         let _ = tokio::task::spawn_blocking(work).await;
     }
 
-    /// Where layers are unpacked.
-    pub(crate) fn tree(&self) -> PathBuf {
-        self.path.join("tree")
+    /// The directory itself.
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.path.clone()
     }
 
     /// Where the EROFS file is made.
     pub(crate) fn disk(&self) -> PathBuf {
         self.path.join("disk")
-    }
-
-    /// Where a blob is downloaded to.
-    pub(crate) fn blob(&self, name: &str) -> PathBuf {
-        self.path.join(name)
     }
 }
 
@@ -80,33 +71,8 @@ fn take_away(path: &Path) {
 
 /// Removes a directory; it is no error when it is not there.
 pub(crate) fn remove_all(path: &Path) -> std::io::Result<()> {
-    // A predecessor's `mkfs.erofs` may live a moment longer than its parent and make a file
-    // meanwhile.
-    for _ in 0..10 {
-        match std::fs::remove_dir_all(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            result => return result,
-        }
-    }
-    std::fs::remove_dir_all(path)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Staging;
-    use std::os::unix::fs::PermissionsExt as _;
-
-    #[test]
-    fn everybody_gets_through_the_root_of_an_image() {
-        let parent = tempfile::tempdir().unwrap();
-        let staging = Staging::new(parent.path()).unwrap();
-        let mode = |path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
-        assert_eq!(mode(staging.tree()), 0o755);
-        assert_eq!(
-            mode(staging.path.clone()),
-            0o700,
-            "what is unpacked is nobody else's"
-        );
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => result,
     }
 }

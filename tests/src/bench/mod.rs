@@ -3,7 +3,9 @@
 pub mod boot;
 pub mod engine;
 pub mod figures;
+pub mod images;
 pub mod machine;
 pub mod memory;
 mod peer;
 pub mod pods;
+mod usage;

@@ -1,8 +1,9 @@
 //! The benchmarks: figures side by side with the peers, in one run, on one machine. Arguments choose
-//! parts (`engine`, `boot`, `pods`, `memory`); without any, all run.
+//! parts (`engine`, `boot`, `pods`, `memory`); without any, all run. `images`, or `images KIND...`, needs no
+//! VM and is meant for the machine itself; `BULKHEAD_BENCH_ROUNDS` then makes it shorter.
 
 use anyhow::Result;
-use bulkhead_tests::bench::{boot, engine, machine, memory, pods};
+use bulkhead_tests::bench::{boot, engine, images, machine, memory, pods};
 use bulkhead_tests::{Node, Registry};
 use std::path::Path;
 
@@ -14,14 +15,28 @@ fn main() -> Result<()> {
         return engine::work(Path::new(base));
     }
     println!("{}", machine::describe()?);
+    let runtime = tokio::runtime::Runtime::new()?;
+    if let Some((first, kinds)) = parts.split_first()
+        && first == "images"
+    {
+        let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
+        return runtime.block_on(with_images(&kinds));
+    }
     let wanted = |part: &str| parts.is_empty() || parts.iter().any(|name| name == part);
     if wanted("engine") {
         println!("{}", engine::run()?);
     }
     if ["boot", "pods", "memory"].into_iter().any(wanted) {
-        tokio::runtime::Runtime::new()?.block_on(with_node(wanted))?;
+        runtime.block_on(with_node(wanted))?;
     }
     Ok(())
+}
+
+async fn with_images(kinds: &[&str]) -> Result<()> {
+    let registry = Registry::start()?;
+    let node = Node::start().await?;
+    images::run(&node, &registry, kinds).await?;
+    node.finish()
 }
 
 async fn with_node(wanted: impl Fn(&str) -> bool) -> Result<()> {

@@ -3,11 +3,11 @@
 //! Only the field decoding of the `tar` crate is used. Its entries split extended headers at line
 //! feeds, which cuts binary attributes such as `security.capability`.
 
-use super::content::Content;
+use super::content::{Content, unreadable};
 use super::pax::Extensions;
-use super::{LayerError, LayerResult, invalid};
-use std::io::Read as _;
-use tar::{EntryType, Header};
+use super::sparse::{self, SparseMap};
+use super::{LayerResult, invalid};
+use tar::{EntryType, GnuExtSparseHeader, Header};
 
 const BLOCK: usize = 512;
 /// Where a header's checksum is; it counts as spaces in its own sum.
@@ -32,7 +32,12 @@ pub(super) struct Entry {
 /// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {
-    File { size: u64 },
+    /// Bytes of data in the archive.
+    File {
+        size: u64,
+    },
+    /// A file with holes; the data of its segments follows.
+    Sparse(SparseMap),
     Directory,
     Symlink(Vec<u8>),
     HardLink(Vec<u8>),
@@ -42,15 +47,15 @@ pub(super) enum Kind {
 }
 
 /// Reads entry after entry of a layer.
-pub(super) struct Archive {
-    content: Content,
+pub(super) struct Archive<'scope> {
+    content: Content<'scope>,
     /// Data and padding of the current entry that have not been read.
     left: u64,
     padding: u64,
 }
 
-impl Archive {
-    pub(super) fn new(content: Content) -> Self {
+impl<'scope> Archive<'scope> {
+    pub(super) fn new(content: Content<'scope>) -> Self {
         Self {
             content,
             left: 0,
@@ -58,7 +63,7 @@ impl Archive {
         }
     }
 
-    pub(super) fn into_content(self) -> Content {
+    pub(super) fn into_content(self) -> Content<'scope> {
         self.content
     }
 
@@ -89,20 +94,23 @@ impl Archive {
         }
     }
 
-    /// Reads data of the current entry; 0 at its end.
-    pub(super) fn read_data(&mut self, buffer: &mut [u8]) -> LayerResult<usize> {
-        let want = usize::try_from(self.left)
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
-        let Some(buffer) = buffer.get_mut(..want).filter(|b| !b.is_empty()) else {
-            return Ok(0);
-        };
-        let count = self.content.read(buffer).map_err(unreadable)?;
-        if count == 0 {
+    /// The next data of the current entry, as much as is at hand; nothing at its end.
+    pub(super) fn data(&mut self) -> LayerResult<&[u8]> {
+        if self.left == 0 {
+            return Ok(&[]);
+        }
+        let left = usize::try_from(self.left).unwrap_or(usize::MAX);
+        let bytes = self.content.fill()?;
+        if bytes.is_empty() {
             return invalid("it ends in the middle of a file");
         }
+        Ok(bytes.get(..left).unwrap_or(bytes))
+    }
+
+    /// Goes on behind so many bytes of what [`Archive::data`] returned.
+    pub(super) fn consume(&mut self, count: usize) {
+        self.content.consume(count);
         self.left = self.left.saturating_sub(count as u64);
-        Ok(count)
     }
 
     fn entry(
@@ -124,6 +132,29 @@ impl Archive {
             _ => invalid("a device has no usable number"),
         };
         let size = extensions.size.unwrap_or(size);
+        let (uid, gid) = (
+            owner(extensions.uid, header.uid())?,
+            owner(extensions.gid, header.gid())?,
+        );
+        if kind == EntryType::GNUSparse {
+            let sparse = self.old_sparse(header, size)?;
+            let entry = Entry {
+                kind: Kind::Sparse(sparse),
+                ..describe(header, path, uid, gid, extensions.mtime, extensions.xattrs)?
+            };
+            return Ok(entry);
+        }
+        if let (Some(sparse), EntryType::Regular | EntryType::Continuous) =
+            (&extensions.sparse, kind)
+        {
+            self.begin_data(size)?;
+            let path = sparse.name.clone().unwrap_or(path);
+            let map = sparse::from_pax(sparse, size, self)?;
+            return Ok(Entry {
+                kind: Kind::Sparse(map),
+                ..describe(header, path, uid, gid, extensions.mtime, extensions.xattrs)?
+            });
+        }
         let kind = match kind {
             // Archives before POSIX mark a directory by its name only.
             EntryType::Regular if path.ends_with(b"/") => Kind::Directory,
@@ -134,9 +165,6 @@ impl Archive {
             EntryType::Char => device().map(|(major, minor)| Kind::CharDevice(major, minor))?,
             EntryType::Block => device().map(|(major, minor)| Kind::BlockDevice(major, minor))?,
             EntryType::Fifo => Kind::Fifo,
-            EntryType::GNUSparse => {
-                return invalid("it has a sparse file, which images do not use; rebuild it");
-            }
             other => {
                 let byte = other.as_byte().escape_ascii();
                 return invalid(format!("it has an entry of the unknown type '{byte}'"));
@@ -147,25 +175,32 @@ impl Archive {
         if !matches!(kind, Kind::File { .. } | Kind::Directory) {
             self.begin_data(0)?;
         }
-        let id = |value: Option<u64>, field: std::io::Result<u64>| {
-            match value.map_or(field, Ok).map(u32::try_from) {
-                // The last one means "leave it" to chown(2).
-                Ok(Ok(id)) if id != u32::MAX => Ok(id),
-                _ => invalid("a file has an owner that is none"),
-            }
-        };
         Ok(Entry {
-            mode: header.mode().map_err(unreadable)? & 0o7777,
-            uid: id(extensions.uid, header.uid())?,
-            gid: id(extensions.gid, header.gid())?,
-            mtime: extensions.mtime.unwrap_or_else(|| {
-                let seconds = header.mtime().ok().and_then(|s| i64::try_from(s).ok());
-                (seconds.unwrap_or(0), 0)
-            }),
-            xattrs: extensions.xattrs,
             kind,
-            path,
+            ..describe(header, path, uid, gid, extensions.mtime, extensions.xattrs)?
         })
+    }
+
+    /// The map of GNU tar's own format: in the header and in blocks that follow it.
+    fn old_sparse(&mut self, header: &Header, size: u64) -> LayerResult<SparseMap> {
+        let Some(gnu) = header.as_gnu() else {
+            return invalid("a sparse file is not in GNU tar's format");
+        };
+        let real = gnu.real_size().map_err(unreadable)?;
+        let mut segments = Vec::new();
+        sparse::add_all(&mut segments, &gnu.sparse)?;
+        let mut more = gnu.is_extended();
+        while more {
+            let Some(block) = self.block()? else {
+                return invalid("it ends in the middle of a header");
+            };
+            let mut extension = GnuExtSparseHeader::new();
+            extension.as_mut_bytes().copy_from_slice(&block);
+            sparse::add_all(&mut segments, extension.sparse())?;
+            more = extension.is_extended();
+        }
+        self.begin_data(size)?;
+        SparseMap::new(real, segments, size)
     }
 
     fn begin_data(&mut self, size: u64) -> LayerResult<()> {
@@ -178,19 +213,11 @@ impl Archive {
     }
 
     fn skip_rest(&mut self) -> LayerResult<()> {
-        let mut rest = self.left.saturating_add(self.padding);
-        (self.left, self.padding) = (0, 0);
-        let mut buffer = [0; 16 * BLOCK];
-        while rest > 0 {
-            let want = usize::try_from(rest)
-                .unwrap_or(usize::MAX)
-                .min(buffer.len());
-            let part = buffer.get_mut(..want).unwrap_or_default();
-            let count = self.content.read(part).map_err(unreadable)?;
-            if count == 0 {
-                return invalid("it ends in the middle of a file");
-            }
-            rest = rest.saturating_sub(count as u64);
+        self.left = self.left.saturating_add(self.padding);
+        self.padding = 0;
+        while self.left > 0 {
+            let count = self.data()?.len();
+            self.consume(count);
         }
         Ok(())
     }
@@ -203,28 +230,43 @@ impl Archive {
             ));
         }
         self.begin_data(size)?;
-        let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+        while self.left > 0 {
+            let data = self.data()?;
+            let count = data.len();
+            bytes.extend_from_slice(data);
+            self.consume(count);
+        }
+        Ok(bytes)
+    }
+
+    /// One block; nothing at the end of the layer.
+    fn block(&mut self) -> LayerResult<Option<[u8; BLOCK]>> {
+        let mut block = [0_u8; BLOCK];
         let mut filled = 0_usize;
-        loop {
-            let rest = bytes.get_mut(filled..).unwrap_or_default();
-            match self.read_data(rest)? {
-                0 => return Ok(bytes),
-                count => filled = filled.saturating_add(count),
+        while let Some(rest) = block.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            let bytes = self.content.fill()?;
+            let count = bytes.len().min(rest.len());
+            let (Some(to), Some(from)) = (rest.get_mut(..count), bytes.get(..count)) else {
+                break;
+            };
+            to.copy_from_slice(from);
+            self.content.consume(count);
+            filled = filled.saturating_add(count);
+            match count {
+                0 if filled == 0 => return Ok(None),
+                0 => return invalid("it ends in the middle of a header"),
+                _ => {}
             }
         }
+        Ok(Some(block))
     }
 
     /// The next header; nothing at a block of zeros or the end of the layer.
     fn header(&mut self) -> LayerResult<Option<Header>> {
-        let mut block = [0_u8; BLOCK];
-        let mut filled = 0_usize;
-        while let Some(rest) = block.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match self.content.read(rest).map_err(unreadable)? {
-                0 if filled == 0 => return Ok(None),
-                0 => return invalid("it ends in the middle of a header"),
-                count => filled = filled.saturating_add(count),
-            }
-        }
+        let Some(block) = self.block()? else {
+            return Ok(None);
+        };
         if block.iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
@@ -244,7 +286,32 @@ fn until_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// A layer has been checked against its digest, so what can not be read is the layer's fault.
-pub(super) fn unreadable(error: std::io::Error) -> LayerError {
-    LayerError::Invalid(format!("it can not be read ({error})"))
+fn owner(value: Option<u64>, field: std::io::Result<u64>) -> LayerResult<u32> {
+    match value.map_or(field, Ok).map(u32::try_from) {
+        // The last one means "leave it" to chown(2).
+        Ok(Ok(id)) if id != u32::MAX => Ok(id),
+        _ => invalid("a file has an owner that is none"),
+    }
+}
+
+fn describe(
+    header: &Header,
+    path: Vec<u8>,
+    uid: u32,
+    gid: u32,
+    mtime: Option<(i64, u32)>,
+    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+) -> LayerResult<Entry> {
+    Ok(Entry {
+        kind: Kind::Fifo,
+        mode: header.mode().map_err(unreadable)? & 0o7777,
+        uid,
+        gid,
+        mtime: mtime.unwrap_or_else(|| {
+            let seconds = header.mtime().ok().and_then(|s| i64::try_from(s).ok());
+            (seconds.unwrap_or(0), 0)
+        }),
+        xattrs,
+        path,
+    })
 }

@@ -2,6 +2,7 @@
 //!
 //! Values of extended attributes are binary: only the record's length says where it ends.
 
+use super::sparse::{MAX_SEGMENTS, SparseRecords};
 use super::{LayerResult, invalid};
 
 const MAX_XATTR_NAME: usize = 255;
@@ -20,6 +21,8 @@ pub(super) struct Extensions {
     /// Seconds and nanoseconds.
     pub(super) mtime: Option<(i64, u32)>,
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Says that the file is sparse.
+    pub(super) sparse: Option<SparseRecords>,
 }
 
 impl Extensions {
@@ -43,14 +46,34 @@ impl Extensions {
             b"uid" => self.uid = Some(number(value)?),
             b"gid" => self.gid = Some(number(value)?),
             b"mtime" => self.mtime = Some(time(value)?),
-            _ if key.starts_with(b"GNU.sparse.") => {
-                return invalid("it has a sparse file, which images do not use; rebuild it");
-            }
             _ => {
+                if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+                    let sparse = self.sparse.get_or_insert_default();
+                    return Self::sparse(sparse, key, value);
+                }
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     self.xattr(name, value)?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// GNU tar's formats 0.0, 0.1 and 1.0 (its manual, "PAX Format").
+    fn sparse(sparse: &mut SparseRecords, key: &[u8], value: &[u8]) -> LayerResult<()> {
+        if sparse.numbers.len() >= MAX_SEGMENTS.saturating_mul(2) {
+            return invalid("a sparse file has too many segments");
+        }
+        match key {
+            b"name" => sparse.name = Some(value.to_vec()),
+            b"size" | b"realsize" => sparse.size = Some(number(value)?),
+            b"offset" | b"numbytes" => sparse.numbers.push(number(value)?),
+            b"map" => {
+                let numbers = value.split(|byte| *byte == b',').take(MAX_SEGMENTS * 2 + 1);
+                sparse.numbers = numbers.map(number).collect::<LayerResult<_>>()?;
+            }
+            b"major" => sparse.major = number(value)?,
+            _ => {}
         }
         Ok(())
     }
@@ -86,7 +109,7 @@ fn record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     ))
 }
 
-fn number(value: &[u8]) -> LayerResult<u64> {
+pub(super) fn number(value: &[u8]) -> LayerResult<u64> {
     match std::str::from_utf8(value)
         .ok()
         .and_then(|text| text.parse().ok())

@@ -190,20 +190,16 @@ async fn contents_are_checked_too() {
             other => panic!("{tag}: {other}"),
         }
     }
-    drop(store);
-    let missing = StoreConfig {
-        mkfs_erofs: "/nonexistent".into(),
-        ..config()
-    };
-    let store = ImageStore::open(root.path(), missing).unwrap();
-    let error = fail(&store, root.path(), &server.name("team/app:large")).await;
-    assert!(error.to_string().contains("erofs-utils"), "{error}");
 }
 
 #[tokio::test]
 async fn a_dead_registry_ends_in_an_error() {
     let (server, root) = (Server::start(), tempfile::tempdir().unwrap());
-    let store = open(root.path());
+    let impatient = StoreConfig {
+        stall_timeout: Duration::from_millis(200),
+        ..config()
+    };
+    let store = ImageStore::open(root.path(), impatient).unwrap();
     let start = Instant::now();
     serve_small(&server, "head");
     server.alter("/manifests/head", |answer| {
@@ -245,17 +241,10 @@ async fn credentials() {
     let pair = base64::engine::general_purpose::STANDARD.encode("me:secret");
     let me = Auth::from_base64(&pair).unwrap();
     assert!(!format!("{me:?}").contains("secret"));
-    let stranger = Auth::Basic {
-        username: "me".to_owned(),
-        password: "wrong".to_owned(),
-    };
+    let stranger = Auth::basic("me", "wrong");
 
     server.protect(&format!("Basic {pair}"), "Basic realm=\"r\"");
-    for auth in [
-        None,
-        Some(stranger),
-        Some(Auth::RegistryToken("x".to_owned())),
-    ] {
+    for auth in [None, Some(stranger), Some(Auth::registry_token("x"))] {
         let error = store.pull(&name, auth, |_| {}).await.unwrap_err();
         assert!(matches!(error, ImageError::Unauthorized { .. }), "{error}");
     }
@@ -287,13 +276,13 @@ async fn credentials() {
     );
     assert_eq!(asked.1, format!("Basic {pair}"));
     store
-        .pull(&name, Some(Auth::IdentityToken("I".to_owned())), |_| {})
+        .pull(&name, Some(Auth::identity_token("I")), |_| {})
         .await
         .unwrap();
     let asked = server.requests("refresh_token=I");
     assert!(asked[0].0.contains("grant_type=refresh_token") && asked[0].1.is_empty());
     store
-        .pull(&name, Some(Auth::RegistryToken("T".to_owned())), |_| {})
+        .pull(&name, Some(Auth::registry_token("T")), |_| {})
         .await
         .unwrap();
 
@@ -373,4 +362,40 @@ async fn a_pull_that_nobody_waits_for_stops() {
         tokio::task::yield_now().await;
     }
     assert_clean(root.path(), 0);
+}
+
+#[tokio::test]
+async fn an_image_that_has_not_changed_costs_one_request_without_a_body() {
+    if !is_root() {
+        return skip("unpacking needs root");
+    }
+    let (server, root) = (Server::start(), tempfile::tempdir().unwrap());
+    let store = open(root.path());
+    let served = serve_small(&server, "v1");
+    let name = server.name("team/app:v1");
+    let announce = |digest: String| {
+        let header = ("Docker-Content-Digest".to_owned(), digest);
+        server.alter("/manifests/", |answer| {
+            answer.headers = vec![header.clone()]
+        });
+    };
+    announce(served.digest.to_string());
+    let image = store.pull(&name, None, |_| {}).await.unwrap();
+    server.forget_requests();
+    assert_eq!(store.pull(&name, None, |_| {}).await.unwrap(), image);
+    let seen = server.seen("");
+    assert_eq!((seen.len(), seen[0].method.as_str()), (1, "HEAD"));
+    // Another tag of the same image.
+    server.put_manifest(REPOSITORY, "v1.0", &served.manifest);
+    announce(served.digest.to_string());
+    let again = store
+        .pull(&server.name("team/app:v1.0"), None, |_| {})
+        .await;
+    assert_eq!(again.unwrap().repo_tags.len(), 2);
+    // The tag moves.
+    let other = serve_small(&server, "v2");
+    server.put_manifest(REPOSITORY, "v1", &other.manifest);
+    announce(other.digest.to_string());
+    let moved = store.pull(&name, None, |_| {}).await.unwrap();
+    assert_eq!(moved.id, other.config.to_string());
 }
