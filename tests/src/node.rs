@@ -103,6 +103,12 @@ impl Node {
         command
     }
 
+    /// The daemon's process id; nothing once it has ended.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.daemon.as_ref().map(Child::id)
+    }
+
     /// What the daemon has logged.
     #[must_use]
     pub fn log(&self) -> String {

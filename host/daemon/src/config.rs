@@ -1,11 +1,13 @@
 //! The daemon's configuration file.
 
 use anyhow::{Context, Result};
+use bulkhead_image::StoreConfig;
 use bulkhead_sandbox::{NodeConfig, RuntimeConfig};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Where the file is looked for if no option names one.
 pub(crate) const DEFAULT_PATH: &str = "/etc/bulkhead/config.toml";
@@ -36,13 +38,58 @@ pub(crate) struct Config {
 }
 
 /// The `[images]` table.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ImagesConfig {
     /// Registries (host or host:port) that are spoken to without TLS, besides this machine's own.
     pub(crate) plain_http: Vec<String>,
     /// Images that the kubelet must not remove, by name.
     pub(crate) pinned: Vec<String>,
+    /// Directories in containerd's `certs.d` format.
+    pub(crate) registry_config_paths: Vec<PathBuf>,
+    /// A Docker `config.json` for pulls without credentials of their own.
+    pub(crate) docker_config: Option<PathBuf>,
+    /// Layers of one image that are downloaded at the same time.
+    pub(crate) max_concurrent_downloads: usize,
+    /// MiB in a second that all downloads together may take; 0 is no limit.
+    pub(crate) max_download_mib_per_second: u64,
+    /// Seconds after which a download that gets no new bytes fails.
+    pub(crate) image_pull_progress_timeout_seconds: u64,
+}
+
+impl Default for ImagesConfig {
+    fn default() -> Self {
+        let store = StoreConfig::default();
+        Self {
+            plain_http: store.plain_http,
+            pinned: store.pinned,
+            registry_config_paths: store.registry_config_paths,
+            docker_config: store.docker_config,
+            max_concurrent_downloads: store.parallel_downloads,
+            max_download_mib_per_second: store.bytes_per_second >> 20,
+            image_pull_progress_timeout_seconds: store.progress_timeout.as_secs(),
+        }
+    }
+}
+
+impl ImagesConfig {
+    /// As the image store takes it.
+    pub(crate) fn store(&self) -> StoreConfig {
+        let progress_timeout = Duration::from_secs(self.image_pull_progress_timeout_seconds);
+        let store = StoreConfig::default();
+        StoreConfig {
+            plain_http: self.plain_http.clone(),
+            pinned: self.pinned.clone(),
+            registry_config_paths: self.registry_config_paths.clone(),
+            docker_config: self.docker_config.clone(),
+            parallel_downloads: self.max_concurrent_downloads,
+            bytes_per_second: self.max_download_mib_per_second << 20,
+            progress_timeout,
+            // A silent connection is replaced before the whole download is given up.
+            stall_timeout: store.stall_timeout.min(progress_timeout / 2),
+            ..store
+        }
+    }
 }
 
 impl Default for Config {
@@ -85,13 +132,25 @@ impl Config {
                 config.default_runtime
             );
         }
+        let within = |value: u64, least: u64, most: u64, key: &str| {
+            anyhow::ensure!(
+                (least..=most).contains(&value),
+                "{key} is {value}; it must be from {least} to {most}"
+            );
+            Ok(())
+        };
+        let images = &config.images;
+        let within_images =
+            |value, least, most, key: &str| within(value, least, most, &format!("images.{key}"));
+        let downloads = images.max_concurrent_downloads as u64;
+        within_images(downloads, 1, 64, "max_concurrent_downloads")?;
+        let rate = images.max_download_mib_per_second;
+        within_images(rate, 0, 1 << 20, "max_download_mib_per_second")?;
+        let timeout = images.image_pull_progress_timeout_seconds;
+        within_images(timeout, 1, 86_400, "image_pull_progress_timeout_seconds")?;
         for (name, runtime) in &config.runtimes {
             let within = |value: u64, least: u64, most: u64, key: &str| {
-                anyhow::ensure!(
-                    (least..=most).contains(&value),
-                    "runtimes.{name}.{key} is {value}; it must be from {least} to {most}"
-                );
-                Ok(())
+                within(value, least, most, &format!("runtimes.{name}.{key}"))
             };
             within(runtime.cpus.into(), 1, 32, "cpus")?;
             within(runtime.memory_mib, 16, 1 << 24, "memory_mib")?;
@@ -144,6 +203,10 @@ mod tests {
     #[test]
     fn values_out_of_range_are_named() {
         assert!(error("[runtimes.bulkhead]\ncpus = 0").contains("runtimes.bulkhead.cpus is 0"));
+        assert!(
+            error("[images]\nmax_concurrent_downloads = 0")
+                .contains("images.max_concurrent_downloads is 0")
+        );
         assert!(error("default_runtime = 'x'").contains("[runtimes.x]"));
         assert!(error("[runtimes.bulkhead]\ncpus = 'two'").contains("cpus"));
     }

@@ -6,7 +6,7 @@ use crate::node::NodeApi;
 use anyhow::{Context, Result};
 use bulkhead_cri::v1::image_service_server::ImageServiceServer;
 use bulkhead_cri::v1::runtime_service_server::RuntimeServiceServer;
-use bulkhead_image::{ImageStore, StoreConfig};
+use bulkhead_image::ImageStore;
 use bulkhead_node_api::v1::node_server::NodeServer;
 use bulkhead_sandbox::Sandboxes;
 use std::io::ErrorKind;
@@ -27,11 +27,7 @@ pub(crate) async fn serve(config: Config, json_logs: bool) -> Result<()> {
     log_to_stderr(json_logs);
     let config = Arc::new(config);
     let root = config.root.join("images");
-    let settings = StoreConfig {
-        plain_http: config.images.plain_http.clone(),
-        pinned: config.images.pinned.clone(),
-        ..StoreConfig::default()
-    };
+    let settings = config.images.store();
     let images = tokio::task::spawn_blocking(move || ImageStore::open(&root, settings)).await??;
     let sandboxes = Sandboxes::open(config.node()).await?;
     let listener = listen(&config.socket).await?;

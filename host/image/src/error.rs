@@ -17,12 +17,41 @@ pub enum ImageError {
     },
     /// The registry wants other credentials. gRPC `UNAUTHENTICATED`.
     #[error(
-        "The registry did not let us read {image}; check that it exists and that the pod's image \
-         pull secret may read it"
+        "Registry {registry} did not let us read the {step} of {image} ({reason}); check that the \
+         image exists and that the pod's image pull secret, or the node's docker_config, may read it"
     )]
     Unauthorized {
         /// The image as it was asked for.
         image: String,
+        /// `host` or `host:port`.
+        registry: String,
+        /// What we wanted.
+        step: String,
+        /// What the registry or its token server says.
+        reason: String,
+    },
+    /// The credentials for a registry can not be had. gRPC `FAILED_PRECONDITION`.
+    #[error(
+        "The credentials for registry {registry}, which {image} needs, can not be had: {reason}"
+    )]
+    Credentials {
+        /// The image as it was asked for.
+        image: String,
+        /// `host` or `host:port`.
+        registry: String,
+        /// Which file or program, and what is wrong with it.
+        reason: String,
+    },
+    /// A registry's directory below `registry_config_paths` can not be used. gRPC
+    /// `FAILED_PRECONDITION`.
+    #[error("The settings of registry {registry} in {path} can not be used: {reason}")]
+    RegistrySettings {
+        /// `host` or `host:port`.
+        registry: String,
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The name is not an image reference. gRPC `INVALID_ARGUMENT`.
     #[error("{reference:?} is not an image name: {reason}")]
@@ -64,25 +93,66 @@ pub enum ImageError {
     },
     /// The registry can not be reached, or the connection broke or stalled. gRPC `UNAVAILABLE`;
     /// try again later.
-    #[error("Registry {registry} can not be reached or stopped answering while we read {image}")]
+    #[error(
+        "Registry {registry} can not be reached or stopped answering while we read the {step} of \
+         {image}; check its address, the network and, if it is said below, the certificate"
+    )]
     RegistryUnreachable {
         /// The image as it was asked for.
         image: String,
         /// `host` or `host:port`.
         registry: String,
+        /// What we wanted.
+        step: String,
         /// What the HTTP client says.
         #[source]
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// The registry answered something else than the image. gRPC `UNAVAILABLE`.
-    #[error("Registry {registry} answered {status} when asked for {image}")]
+    #[error("Registry {registry} answered {status} when asked for the {step} of {image}")]
     RegistryRefused {
         /// The image as it was asked for.
         image: String,
         /// `host` or `host:port`.
         registry: String,
+        /// What we wanted.
+        step: String,
         /// The HTTP status and what the registry says about it.
         status: String,
+    },
+    /// A download got no new bytes for too long. gRPC `DEADLINE_EXCEEDED`.
+    #[error(
+        "The {step} of {image} has not come further for {seconds} s, from registry {registry} at \
+         last; check the network, or raise image_pull_progress_timeout_seconds"
+    )]
+    NoProgress {
+        /// The image as it was asked for.
+        image: String,
+        /// `host` or `host:port`.
+        registry: String,
+        /// What we wanted.
+        step: String,
+        /// The time limit.
+        seconds: u64,
+    },
+    /// Several hosts serve the registry and none had the image. The error that says most, and how
+    /// the other hosts failed; the gRPC code is that of the error.
+    #[error("{error} (before that: {others})")]
+    NoHost {
+        /// The error that says most.
+        error: Box<ImageError>,
+        /// The others, in one line.
+        others: String,
+    },
+    /// The disk of this node does not give back what the image was. The image is no longer in the
+    /// store. gRPC `DATA_LOSS`.
+    #[error(
+        "Image {image} was damaged on the disk of this node and has been removed; pull it again, \
+         and check the disk if it happens again"
+    )]
+    Damaged {
+        /// The image's id.
+        image: String,
     },
     /// The disk of the store is full. gRPC `RESOURCE_EXHAUSTED`.
     #[error("The disk of the image store is full while {doing}; free some space or remove images")]
@@ -137,6 +207,14 @@ pub enum ImageError {
 }
 
 impl ImageError {
+    /// What went wrong, without the hosts that failed before.
+    pub fn main(&self) -> &Self {
+        match self {
+            Self::NoHost { error, .. } => error.main(),
+            other => other,
+        }
+    }
+
     /// An I/O error, told apart from a full disk.
     pub(crate) fn io(doing: impl Into<String>, source: impl Into<io::Error>) -> Self {
         let (doing, source) = (doing.into(), source.into());

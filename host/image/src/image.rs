@@ -46,6 +46,16 @@ pub struct ImageConfig {
     pub labels: BTreeMap<String, String>,
 }
 
+/// An image's configuration as its maker wrote it, and what is computed from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Specification {
+    /// The OCI image configuration, JSON; its digest is the image's id.
+    pub configuration: Vec<u8>,
+    /// The digest of all layers one above the other (OCI Image Format Specification, "Layer
+    /// ChainID"); empty when there is no layer.
+    pub chain_id: String,
+}
+
 /// How far a pull is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PullProgress {
@@ -88,8 +98,8 @@ pub struct LayerProgress {
 pub struct FsInfo {
     /// The store's directory.
     pub root: PathBuf,
-    /// Bytes on disk of all images.
+    /// Bytes of disk blocks: images, pulls that are under way, the index.
     pub used_bytes: u64,
-    /// Inodes of all images.
+    /// Files and directories of all that.
     pub used_inodes: u64,
 }

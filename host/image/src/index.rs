@@ -1,8 +1,8 @@
 //! Which images the store has and what they are called: one JSON file, replaced as a whole.
 //!
-//! An image's EROFS file is in place before the index names it and is removed after the index has
-//! forgotten it, so after a kill at any moment every image of the index is complete and every
-//! other file is rubbish.
+//! An image's EROFS file is in place before the index names it, and is removed before the index
+//! forgets it. So after a kill at any moment an image of the index is complete or has no file, and
+//! then it is none; every other file is rubbish.
 
 use crate::digest::Digest;
 use crate::image::ImageConfig;
@@ -35,16 +35,20 @@ pub(crate) struct Record {
     pub(crate) digests: BTreeSet<String>,
     /// Bytes of the EROFS file.
     pub(crate) size: u64,
+    /// BLAKE3 of the EROFS file; versions before 0.2 had none.
+    #[serde(default)]
+    pub(crate) blake3: String,
     pub(crate) config: ImageConfig,
 }
 
 impl Record {
     /// An image without a name.
-    pub(crate) fn new(size: u64, config: ImageConfig) -> Self {
+    pub(crate) fn new(size: u64, blake3: String, config: ImageConfig) -> Self {
         Self {
             tags: BTreeSet::new(),
             digests: BTreeSet::new(),
             size,
+            blake3,
             config,
         }
     }
@@ -84,16 +88,20 @@ impl Index {
 
     /// Writes the index so that a crash leaves the old one or the new one.
     pub(crate) fn save(&self, root: &Path) -> Result<()> {
+        let new = root.join(NEW_FILE);
         let write = || -> io::Result<()> {
             let bytes = serde_json::to_vec(self)?;
-            let new = root.join(NEW_FILE);
             let mut file = File::create(&new)?;
             file.write_all(&bytes)?;
             file.sync_all()?;
             std::fs::rename(&new, root.join(FILE))?;
             File::open(root)?.sync_all()
         };
-        write().map_err(|error| ImageError::io("writing the index", error))
+        write().map_err(|error| {
+            // On a full disk its bytes are wanted; when it is not there, all is well.
+            let _ = std::fs::remove_file(&new);
+            ImageError::io("writing the index", error)
+        })
     }
 
     /// Gives an image a name and takes the tag from the image that had it.
@@ -139,33 +147,12 @@ impl Index {
         }
     }
 
-    /// Removes what a text stands for: a name, with the last tag of a repository its digests, and
-    /// an image without any name; or by id the image. Says whether anything has changed.
-    pub(crate) fn remove(&mut self, text: &str) -> Result<bool> {
-        let Some(id) = self.find(text)? else {
-            return Ok(false);
-        };
-        let name = Name::parse(text).ok();
-        let Some(record) = self.images.get_mut(&id) else {
-            return Ok(false);
-        };
-        if let Some(name) = name.filter(|_| Digest::parse(text).is_none()) {
-            let text = name.to_string();
-            let prefix = |separator| format!("{}{separator}", name.familiar_repository());
-            if record.digests.remove(&text) || record.tags.remove(&text) {
-                let (tag, digest) = (prefix(':'), prefix('@'));
-                if matches!(name.version, Version::Tag(_))
-                    && !record.tags.iter().any(|other| other.starts_with(&tag))
-                {
-                    record.digests.retain(|other| !other.starts_with(&digest));
-                }
-                if record.tags.is_empty() && record.digests.is_empty() {
-                    self.images.remove(&id);
-                }
-                return Ok(true);
-            }
+    /// Removes the image that a text stands for, with all its names, and tells its id.
+    pub(crate) fn remove(&mut self, text: &str) -> Result<Option<Digest>> {
+        let id = self.find(text)?;
+        if let Some(id) = &id {
+            self.images.remove(id);
         }
-        self.images.remove(&id);
-        Ok(true)
+        Ok(id)
     }
 }

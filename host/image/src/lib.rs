@@ -25,10 +25,12 @@
 mod auth;
 mod config;
 mod digest;
+mod download;
 mod erofs;
 mod error;
 mod image;
 mod index;
+mod integrity;
 mod layer;
 mod manifest;
 mod name;
@@ -43,8 +45,10 @@ mod tests;
 pub use auth::Auth;
 pub use config::StoreConfig;
 pub use error::ImageError;
-pub use image::{FsInfo, Image, ImageConfig, LayerProgress, PullPhase, PullProgress};
+pub use image::{
+    FsInfo, Image, ImageConfig, LayerProgress, PullPhase, PullProgress, Specification,
+};
 pub use store::ImageStore;
 
 /// What this crate's functions return.
-pub type Result<T> = std::result::Result<T, ImageError>;
+pub type Result<T, E = ImageError> = std::result::Result<T, E>;

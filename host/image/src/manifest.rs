@@ -8,6 +8,10 @@ use crate::image::ImageConfig;
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 
+mod platform;
+
+pub(crate) use platform::{architecture, choose_platform};
+
 #[cfg(test)]
 mod tests;
 
@@ -36,8 +40,15 @@ const LAYER_TYPES: [&str; 9] = [
     "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
 ];
 
-/// The most bytes of a manifest or a configuration.
+const INDEX_TYPES: [&str; 2] = [
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+];
+
+/// The most bytes of a manifest or an index.
 pub(crate) const MAX_DOCUMENT: u64 = 4 << 20;
+/// The most bytes of a configuration.
+pub(crate) const MAX_CONFIGURATION: u64 = 8 << 20;
 const MAX_LAYERS: usize = 512;
 
 /// A pointer to a blob.
@@ -49,17 +60,7 @@ pub(crate) struct Descriptor {
     pub(crate) digest: Digest,
     pub(crate) size: u64,
     #[serde(default)]
-    platform: Option<Platform>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Platform {
-    #[serde(default)]
-    os: String,
-    #[serde(default)]
-    architecture: String,
-    #[serde(default)]
-    variant: Option<String>,
+    platform: Option<platform::Platform>,
 }
 
 /// What a manifest URL answers.
@@ -77,7 +78,12 @@ pub(crate) struct Manifest {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct RawDocument {
+    #[serde(default)]
+    schema_version: u64,
+    #[serde(default)]
+    media_type: String,
     manifests: Option<Vec<Descriptor>>,
     config: Option<Descriptor>,
     layers: Option<Vec<Descriptor>>,
@@ -85,19 +91,30 @@ struct RawDocument {
 
 impl Document {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let raw: RawDocument = serde_json::from_slice(bytes)
+        let raw: RawDocument = object(bytes)
             .map_err(|error| format!("its manifest can not be understood ({error})"))?;
+        if raw.schema_version == 1 {
+            return Err(
+                "it is in Docker's schema 1, which no runtime takes any more; push it again with a \
+                 builder of today"
+                    .to_owned(),
+            );
+        }
+        let is_index = INDEX_TYPES.contains(&raw.media_type.as_str());
+        let is_other = raw.media_type.is_empty();
         match raw {
             RawDocument {
                 manifests: Some(manifests),
                 config: None,
                 layers: None,
-            } => Ok(Self::Index(manifests)),
+                ..
+            } if is_index || is_other => Ok(Self::Index(manifests)),
             RawDocument {
                 manifests: None,
                 config: Some(config),
                 layers: Some(layers),
-            } => {
+                ..
+            } if !is_index => {
                 let manifest = Manifest { config, layers };
                 manifest.check()?;
                 Ok(Self::Manifest(manifest))
@@ -128,36 +145,11 @@ impl Manifest {
     }
 }
 
-/// `GOARCH` of this node, as image indexes name it.
-pub(crate) fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
-/// The entry of an index for this node: the plainest variant of the architecture, or an entry
-/// that names no platform when none fits.
-pub(crate) fn choose_platform(entries: &[Descriptor]) -> Option<&Descriptor> {
-    let rank = |entry: &Descriptor| match &entry.platform {
-        None => Some(3),
-        Some(platform) if platform.os != "linux" || platform.architecture != architecture() => None,
-        Some(platform) => Some(match platform.variant.as_deref() {
-            None | Some("") => 0,
-            Some("v1" | "v8") => 1,
-            Some(_) => 2,
-        }),
-    };
-    entries
-        .iter()
-        .filter(|entry| rank(entry).is_some())
-        .min_by_key(|entry| rank(entry))
-}
-
 /// An image configuration: what the store needs to unpack and what a container needs to start.
 #[derive(Debug, Clone)]
 pub(crate) struct Configuration {
+    /// As it came.
+    pub(crate) bytes: Vec<u8>,
     pub(crate) diff_ids: Vec<Digest>,
     pub(crate) config: ImageConfig,
 }
@@ -201,6 +193,14 @@ struct RawConfig {
     labels: BTreeMap<String, String>,
 }
 
+/// Reads a JSON object; serde would take a list for a struct, which other readers do not.
+fn object<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, String> {
+    match bytes.trim_ascii_start().first() {
+        Some(b'{') => serde_json::from_slice(bytes).map_err(|error| error.to_string()),
+        _ => Err("it is no JSON object".to_owned()),
+    }
+}
+
 /// Builders write `null` for what is empty.
 fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     deserializer: D,
@@ -208,10 +208,24 @@ fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// The digest of layers one above the other (OCI Image Format Specification, "Layer ChainID").
+pub(crate) fn chain_id(diff_ids: &[Digest]) -> Option<Digest> {
+    let (first, rest) = diff_ids.split_first()?;
+    Some(rest.iter().fold(first.clone(), |below, diff_id| {
+        Digest::sha256(format!("{below} {diff_id}").as_bytes())
+    }))
+}
+
 impl Configuration {
+    /// The layers' digests of a configuration that has been parsed before.
+    pub(crate) fn diff_ids_of(bytes: &[u8]) -> Vec<Digest> {
+        let parsed = serde_json::from_slice::<RawConfiguration>(bytes);
+        parsed.map_or_else(|_| Vec::new(), |raw| raw.rootfs.diff_ids)
+    }
+
     /// Reads the configuration of an image with so many layers.
     pub(crate) fn parse(bytes: &[u8], layers: usize) -> Result<Self, String> {
-        let raw: RawConfiguration = serde_json::from_slice(bytes)
+        let raw: RawConfiguration = object(bytes)
             .map_err(|error| format!("its configuration can not be understood ({error})"))?;
         let fits = |value: &Option<String>, want: &str| {
             value.as_deref().is_none_or(|v| v.is_empty() || v == want)
@@ -232,6 +246,7 @@ impl Configuration {
         }
         let config = raw.config.unwrap_or_default();
         Ok(Self {
+            bytes: bytes.to_owned(),
             diff_ids: raw.rootfs.diff_ids,
             config: ImageConfig {
                 entrypoint: config.entrypoint,

@@ -3,7 +3,6 @@
 use crate::digest::Digest;
 use crate::{ImageError, Result};
 use std::fmt;
-use std::net::IpAddr;
 
 #[cfg(test)]
 mod tests;
@@ -100,23 +99,6 @@ impl Name {
     /// `registry/repository`.
     pub(crate) fn familiar_repository(&self) -> String {
         format!("{}/{}", self.registry, self.repository)
-    }
-
-    /// Where the registry's HTTP server is: `host` or `host:port`.
-    pub(crate) fn host(&self) -> &str {
-        match self.registry.as_str() {
-            DEFAULT_REGISTRY => "registry-1.docker.io",
-            other => other,
-        }
-    }
-
-    /// The registry runs on this node.
-    pub(crate) fn is_loopback(&self) -> bool {
-        let host = match self.registry.strip_prefix('[') {
-            Some(rest) => rest.split(']').next().unwrap_or_default(),
-            None => self.registry.split(':').next().unwrap_or_default(),
-        };
-        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
     }
 }
 

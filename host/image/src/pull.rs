@@ -6,16 +6,15 @@
 //! ```
 
 use crate::digest::Digest;
-use crate::image::{ImageConfig, LayerProgress, PullPhase, PullProgress};
+use crate::download::{self, Layers};
+use crate::image::{LayerProgress, PullPhase, PullProgress};
 use crate::layer::{self, Layer, LayerError, Limits};
-use crate::manifest::Descriptor;
+use crate::manifest::Configuration;
 use crate::name::Name;
 use crate::registry::{Registry, Resolved};
 use crate::staging::Staging;
 use crate::store::Inner;
 use crate::{ImageError, Result};
-use futures_util::stream::{self, TryStreamExt as _};
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
@@ -32,7 +31,7 @@ pub(crate) struct Flight {
 impl Flight {
     pub(crate) fn start(
         store: Arc<Inner>,
-        registry: Registry,
+        registry: Arc<Registry>,
         name: Name,
         resolved: Resolved,
     ) -> Self {
@@ -94,16 +93,14 @@ impl Drop for Flight {
 /// An image whose EROFS file is complete in its staging directory.
 pub(crate) struct Finished {
     pub(crate) id: Digest,
-    /// Bytes of the EROFS file.
-    pub(crate) size: u64,
-    pub(crate) config: ImageConfig,
+    pub(crate) configuration: Configuration,
     pub(crate) name: Name,
     pub(crate) target: Digest,
 }
 
 struct Pull {
     store: Arc<Inner>,
-    registry: Registry,
+    registry: Arc<Registry>,
     name: Name,
     resolved: Resolved,
     progress: watch::Sender<PullProgress>,
@@ -120,14 +117,13 @@ impl Pull {
     }
 
     async fn stages(&self, staging: &Arc<Staging>) -> Result<()> {
-        self.download(staging).await?;
+        let layers = self.download().await?;
         self.enter(PullPhase::Unpacking);
-        let size = self.unpack(staging).await?;
+        self.unpack(staging, layers).await?;
         self.enter(PullPhase::Writing);
         let finished = Finished {
             id: self.resolved.manifest.config.digest.clone(),
-            size,
-            config: self.resolved.configuration.config.clone(),
+            configuration: self.resolved.configuration.clone(),
             name: self.name.clone(),
             target: self.resolved.target.clone(),
         };
@@ -138,7 +134,7 @@ impl Pull {
         self.progress.send_modify(|progress| progress.phase = phase);
     }
 
-    async fn download(&self, staging: &Staging) -> Result<()> {
+    async fn download(&self) -> Result<Layers> {
         let layers = &self.resolved.manifest.layers;
         self.progress.send_modify(|progress| {
             progress.phase = PullPhase::Downloading;
@@ -151,34 +147,19 @@ impl Pull {
                 })
                 .collect();
         });
-        // A layer can come more than once, mostly the empty one.
-        let unique: BTreeMap<&Digest, &Descriptor> =
-            layers.iter().map(|layer| (&layer.digest, layer)).collect();
-        stream::iter(unique.into_values().map(Ok))
-            .try_for_each_concurrent(self.store.config.parallel_downloads.max(1), |layer| {
-                self.download_layer(staging, layer)
-            })
-            .await
-    }
-
-    async fn download_layer(&self, staging: &Staging, layer: &Descriptor) -> Result<()> {
-        let path = staging.blob(&layer.digest.file_name());
-        let what = format!("layer {}", layer.digest);
-        let arrived = |bytes| {
+        let arrived = |digest: &Digest, bytes: u64| {
             self.progress.send_modify(|progress| {
-                let same = |other: &&mut LayerProgress| other.digest == layer.digest.as_str();
+                let same = |other: &&mut LayerProgress| other.digest == digest.as_str();
                 for entry in progress.layers.iter_mut().filter(same) {
-                    entry.done = entry.done.saturating_add(bytes);
+                    entry.done = bytes;
                 }
             });
         };
-        self.registry
-            .blob_to_file(&what, layer, &path, arrived)
-            .await
+        download::layers(&self.registry, layers, arrived).await
     }
 
-    /// Makes the EROFS file of the layers; returns its bytes.
-    async fn unpack(&self, staging: &Arc<Staging>) -> Result<u64> {
+    /// Makes the EROFS file of the layers.
+    async fn unpack(&self, staging: &Arc<Staging>, blobs: Layers) -> Result<()> {
         let staging = Arc::clone(staging);
         let cancelled = Arc::clone(&self.cancelled);
         let image = self.name.to_string();
@@ -194,7 +175,8 @@ impl Pull {
             self.resolved.configuration.diff_ids.iter().cloned(),
         )
         .collect();
-        let work = move || unpack_layers(&image, &staging, &layers, limits, uuid, &cancelled);
+        let work =
+            move || unpack_layers(&image, &staging, &blobs, &layers, limits, uuid, &cancelled);
         tokio::task::spawn_blocking(work)
             .await
             .map_err(|error| ImageError::io("unpacking layers", std::io::Error::other(error)))?
@@ -204,29 +186,20 @@ impl Pull {
 /// Layers that are unpacked at the same time.
 const PARALLEL: usize = 4;
 
-/// Makes the EROFS file of layers (digest and DiffID); returns its bytes.
+/// Makes the EROFS file of layers (digest and DiffID).
 fn unpack_layers(
     image: &str,
     staging: &Staging,
+    blobs: &Layers,
     layers: &[(Digest, Digest)],
     limits: Limits,
     uuid: [u8; 16],
     cancelled: &AtomicBool,
-) -> Result<u64> {
-    let failed = |error| ImageError::io("opening a downloaded layer", error);
-    let path = |digest: &Digest| staging.blob(&digest.file_name());
-    let open = |(digest, diff_id): &(Digest, Digest)| {
-        Layer::from_file(std::fs::File::open(path(digest))?, diff_id.clone())
-    };
-    let opened = layers
-        .iter()
-        .map(open)
-        .collect::<std::io::Result<Vec<_>>>()
-        .map_err(failed)?;
-    // Each blob's space is free again as soon as its layer has been read.
-    let unique: BTreeSet<&Digest> = layers.iter().map(|(digest, _)| digest).collect();
-    for digest in unique {
-        std::fs::remove_file(path(digest)).map_err(failed)?;
+) -> Result<()> {
+    let mut opened = Vec::with_capacity(layers.len());
+    for (digest, diff_id) in layers {
+        let layer = Layer::from_file(blobs.open(digest)?, diff_id.clone());
+        opened.push(layer.map_err(|error| ImageError::io("opening a downloaded layer", error))?);
     }
     let out = std::fs::File::options()
         .read(true)
@@ -243,13 +216,10 @@ fn unpack_layers(
         cancelled,
         progress: &|_, _| {},
     };
-    let built = layer::build(opened, &out, &options).map_err(|(number, error)| {
+    layer::build(opened, &out, &options).map_err(|(number, error)| {
         let layer = layers.get(number);
         let name = |digest: fn(&(Digest, Digest)) -> &Digest| {
-            layer.map_or_else(
-                || "of no layer".to_owned(),
-                |layer| digest(layer).to_string(),
-            )
+            layer.map_or_else(String::new, |layer| digest(layer).to_string())
         };
         match error {
             LayerError::Io { doing, source } => ImageError::io(doing, source),
@@ -270,5 +240,5 @@ fn unpack_layers(
             },
         }
     })?;
-    Ok(built.size)
+    Ok(())
 }

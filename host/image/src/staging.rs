@@ -46,11 +46,6 @@ impl Staging {
     pub(crate) fn disk(&self) -> PathBuf {
         self.path.join("disk")
     }
-
-    /// Where a blob is downloaded to.
-    pub(crate) fn blob(&self, name: &str) -> PathBuf {
-        self.path.join(name)
-    }
 }
 
 impl Drop for Staging {

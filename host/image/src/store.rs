@@ -4,24 +4,30 @@
 //! lock                  held while the store is open
 //! index.json            the images and their names
 //! disks/sha256-<hex>    the EROFS file of the image with this id
+//! configs/sha256-<hex>  its configuration, whose digest the id is
 //! staging/              pulls that are under way
 //! ```
 
 use crate::digest::Digest;
 use crate::index::{Index, Record};
+use crate::manifest::{Configuration, chain_id};
 use crate::name::Name;
-use crate::pull::{Finished, Flight};
-use crate::registry::{Registry, Resolved};
-use crate::staging::{Staging, remove_all};
-use crate::{Auth, FsInfo, Image, ImageError, PullPhase, PullProgress, Result, StoreConfig};
+use crate::pull::Flight;
+use crate::registry::{Registry, Remote, Resolved};
+use crate::staging::remove_all;
+use crate::{
+    Auth, FsInfo, Image, ImageError, PullPhase, PullProgress, Result, Specification, StoreConfig,
+};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::collections::{HashMap, HashSet};
-use std::fs::{DirBuilder, File};
+use std::fs::DirBuilder;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::time::Duration;
+
+mod disks;
 
 /// A pull is tried again when its image was removed before the caller could have it.
 const PULL_TRIES: usize = 3;
@@ -42,6 +48,7 @@ pub(crate) struct Inner {
     /// Held by the one who changes the index, from reading it until it is on the disk.
     writing: Mutex<()>,
     flights: Mutex<HashMap<String, Weak<Flight>>>,
+    remote: Arc<Remote>,
     /// Locked until the store is closed.
     _lock: OwnedFd,
 }
@@ -68,10 +75,13 @@ impl ImageStore {
         let lock = lock(root)?;
         remove_all(&root.join("staging")).map_err(opening)?;
         make(&root.join("staging")).map_err(opening)?;
-        make(&root.join("disks")).map_err(opening)?;
+        for directory in [disks::DISKS, disks::CONFIGURATIONS] {
+            make(&root.join(directory)).map_err(opening)?;
+        }
         let mut index = Index::load(root)?;
         let inner = Inner {
             root: root.to_owned(),
+            remote: Arc::new(Remote::new(config.clone(), root.join("staging"))),
             config,
             pinned,
             writing: Mutex::new(()),
@@ -82,7 +92,7 @@ impl ImageStore {
         if inner.drop_incomplete(&mut index) {
             index.save(root)?;
         }
-        inner.drop_strangers(&index).map_err(opening)?;
+        inner.drop_strangers(&index)?;
         *locked(&inner.index) = Arc::new(index);
         Ok(Self {
             inner: Arc::new(inner),
@@ -104,14 +114,14 @@ impl ImageStore {
         let name = Name::parse(reference)?;
         progress(&PullProgress::default());
         for _ in 0..PULL_TRIES {
-            let registry = Registry::new(&self.inner.config, name.clone(), auth.clone())?;
+            let registry = Registry::open(&self.inner.remote, name.clone(), auth.clone()).await?;
             // Every caller asks the registry with its own credentials: an image that is here
             // already is not for everybody.
             let resolved = registry.resolve().await?;
             let id = resolved.manifest.config.digest.clone();
             let target = resolved.target.clone();
             if self.inner.image(&id).is_none() {
-                let flight = self.inner.board(registry, &name, resolved);
+                let flight = self.inner.board(Arc::new(registry), &name, resolved);
                 flight.wait(&mut progress).await?;
             }
             if let Some(image) = self.inner.name(id, name.clone(), target).await? {
@@ -150,81 +160,69 @@ impl ImageStore {
             .collect())
     }
 
-    /// Removes a name, and the image with its last tag; by id the image with all its names.
-    /// Removing what is not there succeeds. Disks that are open stay usable.
+    /// Removes the image that a name or an id stands for, with all its names: what the CRI calls
+    /// RemoveImage, as containerd understands it. Removing what is not there succeeds. Disks that
+    /// are open, those behind running containers too, stay usable; their blocks are given back when
+    /// the last one is closed.
     ///
     /// # Errors
-    /// [`ImageError::InvalidReference`] as [`ImageStore::get`], [`ImageError::NoSpace`],
-    /// [`ImageError::Io`].
+    /// [`ImageError::InvalidReference`] as [`ImageStore::get`], [`ImageError::Io`].
     pub async fn remove(&self, reference_or_id: &str) -> Result<()> {
         let text = reference_or_id.to_owned();
         self.inner
             .blocking(move |inner| {
                 let _writing = locked(&inner.writing);
                 let mut index = Index::clone(&inner.snapshot());
-                if !index.remove(&text)? {
-                    return Ok(());
+                match index.remove(&text)? {
+                    Some(id) => inner.remove_image(&id, index),
+                    None => Ok(()),
                 }
-                let gone: Vec<Digest> = inner
-                    .snapshot()
-                    .images
-                    .keys()
-                    .filter(|id| !index.images.contains_key(id))
-                    .cloned()
-                    .collect();
-                inner.publish(index)?;
-                gone.iter().try_for_each(|id| inner.remove_disk(id))
             })
             .await
     }
 
-    /// What all images occupy.
+    /// What the store occupies now, pulls that are under way included.
     ///
     /// # Errors
     /// [`ImageError::Io`].
     pub async fn fs_info(&self) -> Result<FsInfo> {
-        let measure = |inner: &Inner| -> std::io::Result<FsInfo> {
-            let mut info = FsInfo {
-                root: inner.root.clone(),
-                used_bytes: 0,
-                used_inodes: 0,
-            };
-            for entry in std::fs::read_dir(inner.root.join("disks"))? {
-                // It may have been removed since.
-                if let Ok(metadata) = entry?.metadata() {
-                    info.used_bytes += metadata.blocks() * 512;
-                    info.used_inodes += 1;
-                }
-            }
-            Ok(info)
-        };
         self.inner
-            .blocking(move |inner| {
-                measure(inner).map_err(|error| ImageError::io("measuring the images", error))
+            .blocking(|inner| {
+                let measured = inner.measure();
+                measured.map_err(|error| ImageError::io("measuring the images", error))
             })
             .await
     }
 
-    /// Opens an image's EROFS file read-only; it stays valid when the image is removed. Its size
-    /// is a multiple of 4096 bytes.
+    /// An image's configuration as it came.
     ///
     /// # Errors
-    /// [`ImageError::NotFound`], [`ImageError::Io`].
+    /// [`ImageError::NotFound`], [`ImageError::Damaged`], [`ImageError::Io`].
+    pub async fn specification(&self, image_id: &str) -> Result<Specification> {
+        let (id, _) = self.inner.find(image_id)?;
+        self.inner
+            .blocking(move |inner| {
+                let bytes = inner.read_configuration(&id)?;
+                let diff_ids = Configuration::diff_ids_of(&bytes);
+                Ok(Specification {
+                    chain_id: chain_id(&diff_ids).map_or_else(String::new, String::from),
+                    configuration: bytes,
+                })
+            })
+            .await
+    }
+
+    /// Opens an image's EROFS file read-only, after every byte of it has been read and found to be
+    /// what was written (`docs/decisions/image-integrity.md`). It stays valid when the image is
+    /// removed. Its size is a multiple of 4096 bytes.
+    ///
+    /// # Errors
+    /// [`ImageError::NotFound`], [`ImageError::Damaged`], [`ImageError::Io`].
     pub async fn open_disk(&self, image_id: &str) -> Result<OwnedFd> {
-        let not_found = || ImageError::NotFound {
-            image: image_id.to_owned(),
-        };
-        let id = self
-            .inner
-            .snapshot()
-            .find(image_id)?
-            .ok_or_else(not_found)?;
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        match rustix::fs::open(self.inner.disk_path(&id), flags, Mode::empty()) {
-            Ok(fd) => Ok(fd),
-            Err(rustix::io::Errno::NOENT) => Err(not_found()),
-            Err(error) => Err(ImageError::io("opening the disk of an image", error)),
-        }
+        let (id, record) = self.inner.find(image_id)?;
+        self.inner
+            .blocking(move |inner| Ok(inner.checked_disk(&id, &record)?.into()))
+            .await
     }
 }
 
@@ -233,37 +231,13 @@ impl Inner {
         self.root.join("staging")
     }
 
-    /// Puts a finished EROFS file and its image into the store.
-    pub(crate) async fn commit(
-        self: &Arc<Self>,
-        image: Finished,
-        staging: Arc<Staging>,
-    ) -> Result<()> {
-        self.blocking(move |inner| {
-            let _writing = locked(&inner.writing);
-            let mut index = Index::clone(&inner.snapshot());
-            // The same image may have come from another repository in the meantime.
-            let is_new = !index.images.contains_key(&image.id);
-            let disk = inner.disk_path(&image.id);
-            if is_new {
-                std::fs::rename(staging.disk(), &disk)
-                    .and_then(|()| File::open(inner.root.join("disks"))?.sync_all())
-                    .map_err(|error| ImageError::io("keeping an image", error))?;
-                let record = Record::new(image.size, image.config);
-                index.images.insert(image.id.clone(), record);
-            }
-            index.name(&image.id, &image.name, &image.target);
-            let published = inner.publish(index);
-            if published.is_err() && is_new {
-                let _ = std::fs::remove_file(&disk);
-            }
-            published
-        })
-        .await
-    }
-
     /// Joins the flight of an image or starts it.
-    fn board(self: &Arc<Self>, registry: Registry, name: &Name, resolved: Resolved) -> Arc<Flight> {
+    fn board(
+        self: &Arc<Self>,
+        registry: Arc<Registry>,
+        name: &Name,
+        resolved: Resolved,
+    ) -> Arc<Flight> {
         let key = format!(
             "{} {}",
             name.familiar_repository(),
@@ -310,6 +284,17 @@ impl Inner {
         Arc::clone(&locked(&self.index))
     }
 
+    fn find(&self, image_id: &str) -> Result<(Digest, Record)> {
+        let index = self.snapshot();
+        let found = index.find(image_id)?.and_then(|id| {
+            let record = index.images.get(&id)?.clone();
+            Some((id, record))
+        });
+        found.ok_or_else(|| ImageError::NotFound {
+            image: image_id.to_owned(),
+        })
+    }
+
     fn image(&self, id: &Digest) -> Option<Image> {
         let index = self.snapshot();
         Some(self.describe(id, index.images.get(id)?))
@@ -329,52 +314,9 @@ impl Inner {
         }
     }
 
-    fn disk_path(&self, id: &Digest) -> PathBuf {
-        self.root.join("disks").join(id.file_name())
-    }
-
-    fn remove_disk(&self, id: &Digest) -> Result<()> {
-        match std::fs::remove_file(self.disk_path(id)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(ImageError::io("removing an image", error))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Forgets images whose file is not what the index says; says whether there were any.
-    fn drop_incomplete(&self, index: &mut Index) -> bool {
-        let before = index.images.len();
-        index.images.retain(|id, record| {
-            let whole = std::fs::symlink_metadata(self.disk_path(id))
-                .is_ok_and(|metadata| metadata.is_file() && metadata.len() == record.size);
-            if !whole {
-                tracing::warn!(image = %id, "The disk of an image is missing or damaged");
-            }
-            whole
-        });
-        index.images.len() != before
-    }
-
-    /// Removes files of no image.
-    fn drop_strangers(&self, index: &Index) -> std::io::Result<()> {
-        let known: HashSet<String> = index.images.keys().map(Digest::file_name).collect();
-        for entry in std::fs::read_dir(self.root.join("disks"))? {
-            let entry = entry?;
-            if !entry
-                .file_name()
-                .to_str()
-                .is_some_and(|name| known.contains(name))
-            {
-                std::fs::remove_file(entry.path())?;
-            }
-        }
-        Ok(())
-    }
-
     async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
-        work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+        work: impl FnOnce(&Arc<Self>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let inner = Arc::clone(self);
         tokio::task::spawn_blocking(move || work(&inner))

@@ -40,3 +40,38 @@ pub fn table(title: &str, rows: &[Vec<String>]) -> String {
     }
     text
 }
+
+/// Values of one thing in several runs.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Figures {
+    all: Vec<f64>,
+}
+
+impl Figures {
+    pub(super) fn add(&mut self, value: f64) {
+        self.all.push(value);
+    }
+
+    fn sorted(&self) -> Vec<f64> {
+        let mut sorted = self.all.clone();
+        sorted.sort_unstable_by(f64::total_cmp);
+        sorted
+    }
+
+    pub(super) fn median(&self) -> f64 {
+        let sorted = self.sorted();
+        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+
+    /// `median (least to most)` in multiples of a unit.
+    pub(super) fn text(&self, unit: f64) -> String {
+        let sorted = self.sorted();
+        let of = |value: Option<&f64>| value.map_or(f64::NAN, |value| value / unit);
+        format!(
+            "{:.2} ({:.2} to {:.2})",
+            self.median() / unit,
+            of(sorted.first()),
+            of(sorted.last())
+        )
+    }
+}

@@ -2,7 +2,9 @@
 
 pub mod boot;
 pub mod figures;
+pub mod images;
 pub mod machine;
 pub mod memory;
 mod peer;
 pub mod pods;
+mod usage;

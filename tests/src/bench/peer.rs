@@ -67,6 +67,10 @@ impl Containerd {
     pub(super) fn path(&self) -> &Path {
         self.directory.path()
     }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.process.id()
+    }
 }
 
 impl Drop for Containerd {

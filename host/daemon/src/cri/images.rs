@@ -3,12 +3,15 @@
 use super::{convert, image_status};
 use bulkhead_cri::v1::image_service_server::ImageService;
 use bulkhead_cri::v1::*;
-use bulkhead_image::{Auth, ImageError, ImageStore, PullPhase};
-use serde_json::json;
+use bulkhead_image::{Auth, ImageError, ImageStore, PullPhase, Specification};
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
-use tokio_stream::Pending;
+use tokio_stream::Iter;
 use tonic::{Request, Response, Status};
+
+/// Images in one message of StreamImages: with the longest names far below the limit of a message.
+const IMAGES_A_MESSAGE: usize = 200;
 
 /// The image service.
 pub(crate) struct ImageApi {
@@ -18,6 +21,23 @@ pub(crate) struct ImageApi {
 impl ImageApi {
     pub(crate) fn new(store: ImageStore) -> Self {
         Self { store }
+    }
+
+    /// All images, or the one that the filter stands for.
+    async fn matching(&self, filter: Option<ImageFilter>) -> Result<Vec<Image>, Status> {
+        let wanted = filter
+            .and_then(|filter| filter.image)
+            .map(|image| image.image)
+            .filter(|name| !name.is_empty());
+        let images = match wanted {
+            Some(name) => {
+                let image = self.store.get(&name).await;
+                image.map(|image| image.into_iter().collect())
+            }
+            None => self.store.list().await,
+        };
+        let images = images.map_err(image_status)?;
+        Ok(images.into_iter().map(convert::image).collect())
     }
 }
 
@@ -42,59 +62,62 @@ fn named(image: Option<ImageSpec>) -> Result<String, Status> {
     }
 }
 
+/// What a caller says of itself. A user with a password comes first, as with containerd; Docker
+/// writes a user without one beside an identity token.
 fn credentials(auth: Option<AuthConfig>) -> Result<Option<Auth>, ImageError> {
     let Some(auth) = auth else {
         return Ok(None);
     };
-    Ok(if !auth.username.is_empty() {
-        Some(Auth::Basic {
-            username: auth.username,
-            password: auth.password,
-        })
-    } else if !auth.auth.is_empty() {
-        Some(Auth::from_base64(&auth.auth)?)
+    let given = if !auth.username.is_empty() && !auth.password.is_empty() {
+        Auth::basic(auth.username, auth.password)
     } else if !auth.identity_token.is_empty() {
-        Some(Auth::IdentityToken(auth.identity_token))
+        Auth::identity_token(auth.identity_token)
+    } else if !auth.auth.is_empty() {
+        Auth::from_base64(&auth.auth)?
     } else if !auth.registry_token.is_empty() {
-        Some(Auth::RegistryToken(auth.registry_token))
+        Auth::registry_token(auth.registry_token)
+    } else if !auth.username.is_empty() {
+        Auth::basic(auth.username, auth.password)
     } else {
-        None
-    })
+        return Ok(None);
+    };
+    Ok(Some(given.only_for(&auth.server_address)))
+}
+
+/// What containerd tells too: the configuration as it was pulled, and the layers' digest.
+fn verbose(specification: &Specification) -> Result<String, Status> {
+    let configuration: Value = serde_json::from_slice(&specification.configuration)
+        .map_err(|error| Status::internal(format!("The configuration is not JSON: {error}")))?;
+    let info = json!({ "chainID": specification.chain_id, "imageSpec": configuration });
+    Ok(info.to_string())
 }
 
 #[tonic::async_trait]
 impl ImageService for ImageApi {
-    type StreamImagesStream = Pending<Result<StreamImagesResponse, Status>>;
+    type StreamImagesStream = Iter<std::vec::IntoIter<Result<StreamImagesResponse, Status>>>;
 
     async fn list_images(
         &self,
         request: Request<ListImagesRequest>,
     ) -> Result<Response<ListImagesResponse>, Status> {
-        let filter = request.into_inner().filter.and_then(|filter| filter.image);
-        let wanted = filter
-            .map(|image| image.image)
-            .filter(|name| !name.is_empty());
-        let images = match wanted {
-            Some(name) => self
-                .store
-                .get(&name)
-                .await
-                .map(|image| image.into_iter().collect::<Vec<_>>()),
-            None => self.store.list().await,
-        };
-        let images = images
-            .map_err(image_status)?
-            .into_iter()
-            .map(convert::image)
-            .collect();
+        let images = self.matching(request.into_inner().filter).await?;
         Ok(Response::new(ListImagesResponse { images }))
     }
 
     async fn stream_images(
         &self,
-        _: Request<StreamImagesRequest>,
+        request: Request<StreamImagesRequest>,
     ) -> Result<Response<Self::StreamImagesStream>, Status> {
-        Err(Status::unimplemented("StreamImages is not supported yet"))
+        let images = self.matching(request.into_inner().filter).await?;
+        let parts: Vec<_> = images
+            .chunks(IMAGES_A_MESSAGE)
+            .map(|images| {
+                Ok(StreamImagesResponse {
+                    images: images.to_vec(),
+                })
+            })
+            .collect();
+        Ok(Response::new(tokio_stream::iter(parts)))
     }
 
     async fn image_status(
@@ -106,16 +129,9 @@ impl ImageService for ImageApi {
         let image = self.store.get(&name).await.map_err(image_status)?;
         let mut info = HashMap::new();
         if let Some(image) = image.as_ref().filter(|_| request.verbose) {
-            let config = &image.config;
-            let config = json!({
-                "Entrypoint": config.entrypoint, "Cmd": config.cmd, "Env": config.env,
-                "WorkingDir": config.working_dir, "User": config.user, "Labels": config.labels,
-                "StopSignal": config.stop_signal,
-            });
-            info.insert(
-                "info".to_owned(),
-                json!({ "imageSpec": { "config": config } }).to_string(),
-            );
+            let specification = self.store.specification(&image.id).await;
+            let text = verbose(&specification.map_err(image_status)?)?;
+            info.insert("info".to_owned(), text);
         }
         Ok(Response::new(ImageStatusResponse {
             image: image.map(convert::image),

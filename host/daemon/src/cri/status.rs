@@ -23,18 +23,22 @@ pub(crate) fn sandbox_status(error: SandboxError) -> Status {
 
 /// By what the error means to the caller.
 pub(crate) fn image_status(error: ImageError) -> Status {
-    let code = match &error {
+    let code = match error.main() {
         ImageError::NotFound { .. } => Code::NotFound,
         ImageError::Unauthorized { .. } => Code::Unauthenticated,
         ImageError::InvalidReference { .. } | ImageError::InvalidAuth => Code::InvalidArgument,
-        ImageError::DigestMismatch { .. } | ImageError::SizeMismatch { .. } => Code::DataLoss,
+        ImageError::DigestMismatch { .. }
+        | ImageError::SizeMismatch { .. }
+        | ImageError::Damaged { .. } => Code::DataLoss,
         ImageError::RegistryUnreachable { .. } | ImageError::RegistryRefused { .. } => {
             Code::Unavailable
         }
+        ImageError::NoProgress { .. } => Code::DeadlineExceeded,
         ImageError::NoSpace { .. } => Code::ResourceExhausted,
-        ImageError::InvalidImage { .. } | ImageError::InvalidLayer { .. } => {
-            Code::FailedPrecondition
-        }
+        ImageError::InvalidImage { .. }
+        | ImageError::InvalidLayer { .. }
+        | ImageError::RegistrySettings { .. }
+        | ImageError::Credentials { .. } => Code::FailedPrecondition,
         _ => Code::Internal,
     };
     Status::new(code, chain(&error))

@@ -8,7 +8,7 @@ fn id(digit: char) -> Digest {
 }
 
 fn index() -> Index {
-    let record = || Record::new(4096, Default::default());
+    let record = || Record::new(4096, String::new(), Default::default());
     let mut images = BTreeMap::from([(id('a'), record()), (id('b'), record())]);
     let twin = Digest::parse(&format!("sha256:b{}", "c".repeat(63))).unwrap();
     images.insert(twin, record());
@@ -55,23 +55,15 @@ fn images_are_found_by_every_name() {
 }
 
 #[test]
-fn a_name_is_removed_before_the_image() {
-    let mut index = named(&[("app:v1", 'a'), ("app:v2", 'a'), ("other", 'a')]);
-    assert!(index.remove("app:v1").unwrap());
-    assert_eq!(index.images[&id('a')].digests.len(), 2);
-    assert!(index.remove("app:v2").unwrap());
-    assert_eq!(index.images[&id('a')].digests.len(), 1);
-    assert!(!index.remove("app:v2").unwrap());
-    assert!(index.remove("other").unwrap());
-    assert!(!index.images.contains_key(&id('a')));
-}
-
-#[test]
-fn an_id_removes_every_name() {
-    let mut index = named(&[("app:v1", 'a'), ("other", 'a')]);
-    assert!(index.remove(&id('a').to_string()).unwrap());
-    assert!(!index.images.contains_key(&id('a')));
-    assert!(!index.remove(&id('a').to_string()).unwrap());
+fn an_image_goes_with_all_its_names() {
+    let digest = format!("docker.io/library/app@{}", id('f'));
+    for text in ["app:v1", "other", &digest, "aaaa", &id('a').to_string()] {
+        let mut index = named(&[("app:v1", 'a'), ("other", 'a'), ("third", 'b')]);
+        assert_eq!(index.remove(text).unwrap(), Some(id('a')), "{text}");
+        assert!(!index.images.contains_key(&id('a')));
+        assert_eq!(index.remove("app:v1").unwrap(), None);
+        assert_eq!(index.images.len(), 2);
+    }
 }
 
 #[test]

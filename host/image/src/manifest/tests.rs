@@ -1,4 +1,5 @@
-use super::{Configuration, Document, architecture, choose_platform};
+use super::platform::choose;
+use super::{Configuration, Document, architecture};
 
 const D: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
@@ -38,7 +39,7 @@ fn the_plainest_entry_of_this_platform_is_chosen() {
         let Document::Index(list) = index(entries) else {
             panic!("{entries:?}")
         };
-        assert_eq!(choose_platform(&list).map(|d| d.size), want, "{entries:?}");
+        assert_eq!(choose(&list, 2).ok().map(|d| d.size), want, "{entries:?}");
     }
 }
 
@@ -50,6 +51,11 @@ fn documents_that_are_two_things_or_none_are_refused() {
         format!(r#"{{"manifests":[],"config":{descriptor},"layers":[]}}"#),
         format!(r#"{{"config":{descriptor}}}"#),
         r#"{"schemaVersion":1,"fsLayers":[]}"#.to_owned(),
+        format!(r#"[2, "", null, {descriptor}, []]"#),
+        format!(
+            r#"{{"mediaType":"application/vnd.oci.image.index.v1+json","config":{descriptor},"layers":[]}}"#
+        ),
+        r#"{"mediaType":"application/vnd.oci.image.manifest.v1+json","manifests":[]}"#.to_owned(),
         r#"{"config":{"digest":"sha256:zz","size":1},"layers":[]}"#.to_owned(),
         format!(r#"{{"config":{{"digest":"{D}","size":-1}},"layers":[]}}"#),
         format!(r#"{{"config":{{"digest":"{D}","size":1,"mediaType":"text/x"}},"layers":[]}}"#),
@@ -88,4 +94,50 @@ fn a_configuration_with_nulls_is_read() {
             .unwrap_err()
             .contains("s390x")
     );
+}
+
+#[test]
+fn schema_1_is_refused_by_its_name() {
+    let text = r#"{"schemaVersion":1,"name":"a","tag":"b","architecture":"amd64","fsLayers":[]}"#;
+    let reason = Document::parse(text.as_bytes()).unwrap_err();
+    assert!(reason.contains("schema 1"), "{reason}");
+}
+
+#[test]
+fn variants_that_the_processor_lacks_are_not_chosen() {
+    let arch = architecture();
+    let choice = |entries: &[(&str, &str, &str)], level| match index(entries) {
+        Document::Index(list) => choose(&list, level).map(|entry| entry.size),
+        Document::Manifest(_) => panic!(),
+    };
+    let levels = match arch {
+        "arm64" => ["v10", "v9", "v8"],
+        _ => ["v3", "v2", "v1"],
+    };
+    let all = levels.map(|variant| ("linux", arch, variant));
+    assert_eq!(
+        choice(&all, 3),
+        Ok(2),
+        "the plainest runs on every node of the cluster"
+    );
+    assert_eq!(choice(&all[..2], 2), Ok(1));
+    let reason = choice(&all[..1], 2).unwrap_err();
+    assert!(
+        reason.contains(levels[0]) && reason.contains("processor"),
+        "{reason}"
+    );
+    assert_eq!(
+        choice(&[("linux", arch, "odd"), ("linux", "s390x", "")], 4).ok(),
+        None
+    );
+    let list = format!(
+        r#"{{"manifests":[
+        {{"digest":"{D}","size":0,"platform":{{"os":"linux","architecture":"{arch}","os.version":"1"}}}},
+        {{"digest":"{D}","size":1,"platform":{{"os":"linux","architecture":"{arch}","variant":null,
+          "os.features":null}}}}]}}"#
+    );
+    let Ok(Document::Index(list)) = Document::parse(list.as_bytes()) else {
+        panic!("{list}")
+    };
+    assert_eq!(choose(&list, 1).unwrap().size, 1);
 }

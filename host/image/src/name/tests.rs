@@ -1,4 +1,4 @@
-use super::{Name, Version};
+use super::Name;
 
 const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
@@ -60,25 +60,4 @@ fn what_is_no_name_is_refused() {
     ] {
         assert!(Name::parse(text).is_err(), "{text:?}");
     }
-}
-
-#[test]
-fn hosts() {
-    let of = |text: &str| Name::parse(text).unwrap();
-    assert_eq!(of("busybox").host(), "registry-1.docker.io");
-    for (text, loopback) in [
-        ("localhost/a", true),
-        ("localhost:5000/a", true),
-        ("127.0.0.9:1/a", true),
-        ("[::1]:5000/a", true),
-        ("127.0.0.1.example.com/a", false),
-        ("localhost.example/a", false),
-        ("busybox", false),
-    ] {
-        assert_eq!(of(text).is_loopback(), loopback, "{text}");
-    }
-    assert!(matches!(
-        of("a@".to_owned().as_str().trim_end_matches('@')).version,
-        Version::Tag(_)
-    ));
 }

@@ -1,186 +1,147 @@
-//! How a registry's challenge is answered: HTTP Basic, or a token from its token server (the
-//! Distribution project's "Token Authentication Specification" and "OAuth2 Token
-//! Authentication").
+//! Tokens of a registry's token server (the Distribution project's "Token Authentication
+//! Specification" and "OAuth2 Token Authentication"), kept until they expire.
 
-use super::Registry;
-use crate::name::Name;
-use crate::{Auth, ImageError, Result};
-use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use super::endpoint::{Endpoint, body};
+use super::retry::{Again, Failure};
+use crate::auth::Secret;
+use base64::Engine as _;
+use reqwest::header::HeaderValue;
 use reqwest::{StatusCode, Url};
 use serde::Deserialize;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 #[cfg(test)]
 mod tests;
 
-const MAX_TOKEN_BODY: u64 = 1 << 20;
-const MAX_MESSAGE: usize = 300;
-
-/// What a `WWW-Authenticate` header asks for.
-#[derive(Debug, PartialEq, Eq)]
-enum Challenge {
-    Basic,
-    Bearer {
-        realm: String,
-        service: Option<String>,
-        scope: Option<String>,
-    },
-}
+const MAX_BODY: u64 = 1 << 20;
+const MAX_SCOPES: usize = 16;
+/// What a token is worth whose server does not say; also the least, as the specification has it.
+const DEFAULT_LIFE: Duration = Duration::from_secs(60);
+const MAX_LIFE: Duration = Duration::from_secs(3600);
+/// So long before its end a token is not used any more: a clock may be off, a request slow.
+const MARGIN: Duration = Duration::from_secs(10);
+const MAX_TOKENS: usize = 1024;
 
 #[derive(Deserialize)]
-struct TokenAnswer {
+struct Answer {
     #[serde(default)]
     token: Option<String>,
     #[serde(default)]
     access_token: Option<String>,
+    #[serde(default)]
+    expires_in: Option<u64>,
 }
 
-impl Registry {
-    /// The `Authorization` header that answers the challenge of a 401.
-    pub(super) async fn answer_challenge(&self, headers: &HeaderMap) -> Result<HeaderValue> {
-        let challenges: Vec<Challenge> = headers
-            .get_all(WWW_AUTHENTICATE)
-            .iter()
-            .filter_map(|value| value.to_str().ok().and_then(parse_challenge))
-            .collect();
-        for challenge in challenges {
-            match (challenge, &self.auth) {
-                (Challenge::Basic, Some(Auth::Basic { username, password })) => {
-                    return basic(&self.name, username, password);
-                }
-                (
-                    Challenge::Bearer {
-                        realm,
-                        service,
-                        scope,
-                    },
-                    None | Some(Auth::Basic { .. } | Auth::IdentityToken(_)),
-                ) => return self.fetch_token(&realm, service, scope).await,
-                _ => {}
-            }
-        }
-        Err(self.unauthorized())
+/// The repository at a host and whose credentials got the token.
+type Key = (String, Option<String>);
+
+/// Tokens of this node's pulls: the next pull from the same repository with the same credentials
+/// spares two requests.
+#[derive(Default)]
+pub(crate) struct TokenCache {
+    tokens: Mutex<HashMap<Key, (HeaderValue, Instant)>>,
+}
+
+impl TokenCache {
+    /// A token that is good for another while.
+    pub(super) fn get(&self, place: &str, account: Option<&str>) -> Option<HeaderValue> {
+        let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (place.to_owned(), account.map(str::to_owned));
+        let (token, end) = tokens.get(&key)?;
+        (Instant::now() + MARGIN < *end).then(|| token.clone())
     }
 
-    async fn fetch_token(
+    fn put(&self, place: String, account: Option<&str>, token: HeaderValue, life: Duration) {
+        let now = Instant::now();
+        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        if tokens.len() >= MAX_TOKENS {
+            tokens.retain(|_, (_, end)| *end > now);
+        }
+        if tokens.len() < MAX_TOKENS {
+            tokens.insert((place, account.map(str::to_owned)), (token, now + life));
+        }
+    }
+}
+
+impl Endpoint {
+    /// Gets a token for what a challenge asks for.
+    pub(super) async fn fetch_token(
         &self,
+        step: &str,
+        secret: Option<&Secret>,
+        account: Option<&str>,
         realm: &str,
         service: Option<String>,
         scope: Option<String>,
-    ) -> Result<HeaderValue> {
+    ) -> Result<HeaderValue, Failure> {
+        let step = &format!("token for the {step}");
         let url = Url::parse(realm)
             .ok()
-            .filter(|url| url.scheme() == "https" || (self.plain_http && url.scheme() == "http"))
-            .ok_or_else(|| self.bad_challenge("its token server has no https:// address"))?;
+            .filter(|url| url.scheme() == "https" || (self.is_plain() && url.scheme() == "http"))
+            .ok_or_else(|| self.bad(step, "its token server has no https:// address"))?;
         let scope = scope.unwrap_or_else(|| format!("repository:{}:pull", self.name.repository));
-        let mut fields = vec![("scope", scope)];
+        let mut fields: Vec<(&str, String)> = Vec::new();
         fields.extend(service.map(|service| ("service", service)));
-        let request = match &self.auth {
-            Some(Auth::IdentityToken(token)) => {
+        let request = match secret {
+            Some(Secret::IdentityToken(token)) => {
+                fields.push(("scope", scope));
                 fields.push(("grant_type", "refresh_token".to_owned()));
                 fields.push(("refresh_token", token.clone()));
                 fields.push(("client_id", "bulkhead".to_owned()));
                 self.http.post(url).form(&fields)
             }
-            Some(Auth::Basic { username, password }) => self
-                .http
-                .get(url)
-                .query(&fields)
-                .basic_auth(username, Some(password)),
-            _ => self.http.get(url).query(&fields),
+            other => {
+                // Several scopes are separate parameters here.
+                let scopes = scope.split_whitespace().take(MAX_SCOPES);
+                fields.extend(scopes.map(|scope| ("scope", scope.to_owned())));
+                let request = self.http.get(url).query(&fields);
+                match other {
+                    Some(Secret::Basic { username, password }) => {
+                        request.basic_auth(username, Some(password))
+                    }
+                    _ => request,
+                }
+            }
         };
-        let response = request
-            .send()
-            .await
-            .map_err(|error| self.unreachable(error))?;
+        let response = request.send().await;
+        let response = response.map_err(|error| self.unreachable(step, error))?;
         match response.status() {
             StatusCode::OK => {}
-            status if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
-                return Err(self.unauthorized());
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => {
+                let failure = self.refused(step, response).await;
+                let reason = format!("its token server refused: {}", failure.error);
+                return Err(Failure::never(self.unauthorized(step, reason)));
             }
-            status => return Err(self.refused(status, response).await),
+            _ => return Err(self.refused(step, response).await),
         }
-        let body = self.body("token", response, MAX_TOKEN_BODY).await?;
-        let token = serde_json::from_slice::<TokenAnswer>(&body)
-            .ok()
-            .and_then(|answer| answer.token.or(answer.access_token))
-            .ok_or_else(|| self.bad_challenge("its token server sent no token"))?;
-        bearer(&self.name, &token)
+        let bytes = body(response, MAX_BODY).await;
+        let answer = bytes
+            .map_err(|error| self.unreachable(step, error))?
+            .and_then(|bytes| serde_json::from_slice::<Answer>(&bytes).ok())
+            .ok_or_else(|| self.bad(step, "its token server sent no token"))?;
+        let filled = |token: Option<String>| token.filter(|token| !token.is_empty());
+        let token = filled(answer.token)
+            .or(filled(answer.access_token))
+            .ok_or_else(|| self.bad(step, "its token server sent no token"))?;
+        let header = self.bearer(step, &token)?;
+        let life = answer.expires_in.map(Duration::from_secs);
+        let life = life.unwrap_or(DEFAULT_LIFE).clamp(DEFAULT_LIFE, MAX_LIFE);
+        if secret.is_none() || account.is_some() {
+            self.tokens.put(self.place(), account, header.clone(), life);
+        }
+        Ok(header)
     }
 
-    fn bad_challenge(&self, reason: &str) -> ImageError {
-        ImageError::RegistryRefused {
-            image: self.name.to_string(),
-            registry: self.name.registry.clone(),
-            status: format!("401 ({reason})"),
-        }
+    fn bad(&self, step: &str, reason: &str) -> Failure {
+        let status = format!("401 ({reason})");
+        self.answered(step, status, Again::Never)
     }
 }
 
-/// `Authorization: Bearer`.
-pub(super) fn bearer(name: &Name, token: &str) -> Result<HeaderValue> {
-    secret_header(name, &format!("Bearer {token}"))
-}
-
-fn basic(name: &Name, username: &str, password: &str) -> Result<HeaderValue> {
-    use base64::Engine as _;
+/// The header of HTTP Basic authentication.
+pub(super) fn basic(username: &str, password: &str) -> String {
     let pair = base64::engine::general_purpose::STANDARD.encode(format!("{username}:{password}"));
-    secret_header(name, &format!("Basic {pair}"))
-}
-
-fn secret_header(name: &Name, text: &str) -> Result<HeaderValue> {
-    let mut value = HeaderValue::from_str(text).map_err(|_| ImageError::Unauthorized {
-        image: name.to_string(),
-    })?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
-/// Reads one challenge: a scheme and `key="value"` pairs separated by commas (RFC 9110, 11.6.1).
-fn parse_challenge(header: &str) -> Option<Challenge> {
-    let (scheme, mut rest) = match header.trim().split_once(' ') {
-        Some((scheme, rest)) => (scheme, rest.trim()),
-        None => (header.trim(), ""),
-    };
-    if scheme.eq_ignore_ascii_case("basic") {
-        return Some(Challenge::Basic);
-    }
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return None;
-    }
-    let (mut realm, mut service, mut scope) = (None, None, None);
-    while let Some((key, tail)) = rest.split_once('=') {
-        let (value, tail) = match tail.strip_prefix('"') {
-            Some(quoted) => quoted.split_once('"')?,
-            None => tail.split_once(',').map_or((tail, ""), |(v, t)| (v, t)),
-        };
-        match key.trim().to_ascii_lowercase().as_str() {
-            "realm" => realm = Some(value.to_owned()),
-            "service" => service = Some(value.to_owned()),
-            "scope" => scope = Some(value.to_owned()),
-            _ => {}
-        }
-        rest = tail.trim_start_matches([',', ' ']);
-    }
-    Some(Challenge::Bearer {
-        realm: realm?,
-        service,
-        scope,
-    })
-}
-
-/// The message of an error body (OCI Distribution Specification, "Error Codes"), made harmless
-/// for a log.
-pub(super) fn error_message(body: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Errors {
-        errors: Vec<Error>,
-    }
-    #[derive(Deserialize)]
-    struct Error {
-        #[serde(default)]
-        message: String,
-    }
-    let errors: Errors = serde_json::from_slice(body).ok()?;
-    let message = &errors.errors.first()?.message;
-    (!message.is_empty()).then(|| message.escape_debug().take(MAX_MESSAGE).collect())
+    format!("Basic {pair}")
 }

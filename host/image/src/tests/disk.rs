@@ -1,6 +1,6 @@
 //! The EROFS file: what a guest will see, and a disk that is full.
 
-use super::fixture::{Packing, assert_clean, is_root, open, serve, skip};
+use super::fixture::{Mount, Packing, assert_clean, is_root, noise, open, serve, skip};
 use super::server::Server;
 use super::tarball::{Item, Tarball};
 use crate::{ImageError, ImageStore};
@@ -11,37 +11,6 @@ use std::process::Command;
 const CAPABILITY: &[u8] = &[
     1, 0, 0, 2, 0, 0x0a, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 ];
-
-/// A mount that ends with its value.
-struct Mount(tempfile::TempDir);
-
-impl Mount {
-    fn new(kind: &str, options: &str, source: &Path) -> Option<Self> {
-        let target = tempfile::tempdir().unwrap();
-        let mount = Command::new("mount")
-            .args(["-t", kind, "-o", options])
-            .args([source, target.path()])
-            .output()
-            .unwrap();
-        if !mount.status.success() {
-            let reason = String::from_utf8_lossy(&mount.stderr).into_owned();
-            skip(&format!("mounting {kind} failed: {reason}"));
-            return None;
-        }
-        Some(Self(target))
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let status = Command::new("umount").arg(self.0.path()).status().unwrap();
-        assert!(status.success());
-    }
-}
 
 fn xattr(path: &Path, name: &str) -> Option<Vec<u8>> {
     let mut value = vec![0; 100];
@@ -192,12 +161,7 @@ async fn a_full_disk_leaves_nothing_half_there() {
     let server = Server::start();
     let zeros = Tarball::default().file("zeros", &vec![0; 3 << 20]).end();
     serve(&server, "zeros", &[(zeros, Packing::Gzip)]);
-    let mut random = vec![0_u8; 3 << 20];
-    let mut state = 1_u32;
-    for byte in &mut random {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        *byte = (state >> 24) as u8;
-    }
+    let random = noise(3 << 20);
     serve(
         &server,
         "random",

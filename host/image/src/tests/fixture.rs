@@ -6,6 +6,7 @@ use crate::digest::Digest;
 use crate::{ImageError, ImageStore, StoreConfig};
 use std::io::Write as _;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 pub(crate) const REPOSITORY: &str = "team/app";
@@ -35,6 +36,7 @@ pub(crate) struct Served {
     pub(crate) manifest: Vec<u8>,
     pub(crate) digest: Digest,
     pub(crate) config: Digest,
+    pub(crate) configuration: Vec<u8>,
     pub(crate) layers: Vec<Digest>,
 }
 
@@ -89,6 +91,7 @@ pub(crate) fn serve_as(
         digest: server.put_manifest(REPOSITORY, tag, &manifest),
         manifest,
         config: Digest::sha256(&config),
+        configuration: config,
         layers: digests,
     }
 }
@@ -107,10 +110,23 @@ pub(crate) fn serve_small(server: &Server, tag: &str) -> Served {
     )
 }
 
+/// Bytes that do not compress.
+pub(crate) fn noise(length: usize) -> Vec<u8> {
+    let mut state = 1_u32;
+    let next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    std::iter::repeat_with(next).take(length).collect()
+}
+
 pub(crate) fn config() -> StoreConfig {
     StoreConfig {
         stall_timeout: Duration::from_secs(1),
         connect_timeout: Duration::from_secs(2),
+        retry_delay: Duration::from_millis(5),
+        // What is configured on the machine that runs the tests is none of theirs.
+        registry_config_paths: Vec::new(),
         ..StoreConfig::default()
     }
 }
@@ -131,6 +147,9 @@ pub(crate) fn assert_clean(root: &Path, images: usize) {
     let count = |name: &str| std::fs::read_dir(root.join(name)).unwrap().count();
     assert_eq!(count("staging"), 0, "staging directories");
     assert_eq!(count("disks"), images, "disks");
+    if images > 0 {
+        assert_eq!(count("configs"), images, "configurations");
+    }
 }
 
 /// A reason to leave a test out, said aloud.
@@ -140,4 +159,35 @@ pub(crate) fn skip(reason: &str) {
 
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// A mount that ends with its value.
+pub(crate) struct Mount(tempfile::TempDir);
+
+impl Mount {
+    pub(crate) fn new(kind: &str, options: &str, source: &Path) -> Option<Self> {
+        let target = tempfile::tempdir().unwrap();
+        let mount = Command::new("mount")
+            .args(["-t", kind, "-o", options])
+            .args([source, target.path()])
+            .output()
+            .unwrap();
+        if !mount.status.success() {
+            let reason = String::from_utf8_lossy(&mount.stderr).into_owned();
+            skip(&format!("mounting {kind} failed: {reason}"));
+            return None;
+        }
+        Some(Self(target))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let status = Command::new("umount").arg(self.0.path()).status().unwrap();
+        assert!(status.success());
+    }
 }

@@ -195,7 +195,11 @@ async fn contents_are_checked_too() {
 #[tokio::test]
 async fn a_dead_registry_ends_in_an_error() {
     let (server, root) = (Server::start(), tempfile::tempdir().unwrap());
-    let store = open(root.path());
+    let impatient = StoreConfig {
+        stall_timeout: Duration::from_millis(200),
+        ..config()
+    };
+    let store = ImageStore::open(root.path(), impatient).unwrap();
     let start = Instant::now();
     serve_small(&server, "head");
     server.alter("/manifests/head", |answer| {
@@ -237,17 +241,10 @@ async fn credentials() {
     let pair = base64::engine::general_purpose::STANDARD.encode("me:secret");
     let me = Auth::from_base64(&pair).unwrap();
     assert!(!format!("{me:?}").contains("secret"));
-    let stranger = Auth::Basic {
-        username: "me".to_owned(),
-        password: "wrong".to_owned(),
-    };
+    let stranger = Auth::basic("me", "wrong");
 
     server.protect(&format!("Basic {pair}"), "Basic realm=\"r\"");
-    for auth in [
-        None,
-        Some(stranger),
-        Some(Auth::RegistryToken("x".to_owned())),
-    ] {
+    for auth in [None, Some(stranger), Some(Auth::registry_token("x"))] {
         let error = store.pull(&name, auth, |_| {}).await.unwrap_err();
         assert!(matches!(error, ImageError::Unauthorized { .. }), "{error}");
     }
@@ -279,13 +276,13 @@ async fn credentials() {
     );
     assert_eq!(asked.1, format!("Basic {pair}"));
     store
-        .pull(&name, Some(Auth::IdentityToken("I".to_owned())), |_| {})
+        .pull(&name, Some(Auth::identity_token("I")), |_| {})
         .await
         .unwrap();
     let asked = server.requests("refresh_token=I");
     assert!(asked[0].0.contains("grant_type=refresh_token") && asked[0].1.is_empty());
     store
-        .pull(&name, Some(Auth::RegistryToken("T".to_owned())), |_| {})
+        .pull(&name, Some(Auth::registry_token("T")), |_| {})
         .await
         .unwrap();
 

@@ -14,6 +14,11 @@ pub(crate) struct Answer {
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
     pub(crate) manner: Manner,
+    /// Only so many answers are in this manner (and with this status, if it is an error's); those
+    /// after them are decent.
+    pub(crate) times: Option<usize>,
+    /// `Range` is understood.
+    pub(crate) ranges: bool,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -28,13 +33,32 @@ pub(crate) enum Manner {
     Gate,
     /// Sends the body without its length.
     Endless,
+    /// Turns over a bit of the body.
+    Corrupt,
+    /// Answers with this status and an empty body.
+    Status(u16),
+}
+
+/// A request as it came.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) method: String,
+    /// The target and the body.
+    pub(crate) text: String,
+    /// Names in lower case.
+    pub(crate) headers: HashMap<String, String>,
+}
+
+impl Seen {
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", String::as_str)
+    }
 }
 
 #[derive(Default)]
 struct Shared {
     answers: Mutex<HashMap<String, Answer>>,
-    /// Requests with their `Authorization` header.
-    requests: Mutex<Vec<(String, String)>>,
+    requests: Mutex<Vec<Seen>>,
     /// Requires this header.
     authorization: Mutex<Option<(String, String)>>,
     gate: (Mutex<bool>, Condvar),
@@ -105,6 +129,16 @@ impl Server {
         digest
     }
 
+    /// Answers a path with 200 and a body.
+    pub(crate) fn put_at(&self, path: &str, body: &[u8]) {
+        let answer = Answer {
+            status: 200,
+            body: body.to_vec(),
+            ..Answer::default()
+        };
+        self.put(path, answer);
+    }
+
     /// Changes how everything whose path contains a text is answered.
     pub(crate) fn alter(&self, part: &str, change: impl Fn(&mut Answer)) {
         let mut answers = self.shared.answers.lock().unwrap();
@@ -127,19 +161,36 @@ impl Server {
         self.shared.gate.1.notify_all();
     }
 
+    /// The requests whose target or body contains a text, with their `Authorization` header.
     pub(crate) fn requests(&self, part: &str) -> Vec<(String, String)> {
+        let pair = |seen: Seen| (seen.text.clone(), seen.header("authorization").to_owned());
+        self.seen(part).into_iter().map(pair).collect()
+    }
+
+    /// The requests whose target or body contains a text.
+    pub(crate) fn seen(&self, part: &str) -> Vec<Seen> {
         let requests = self.shared.requests.lock().unwrap();
         requests
             .iter()
-            .filter(|(path, _)| path.contains(part))
+            .filter(|seen| seen.text.contains(part))
             .cloned()
             .collect()
+    }
+
+    pub(crate) fn forget_requests(&self) {
+        self.shared.requests.lock().unwrap().clear();
     }
 }
 
 fn serve(shared: &Shared, stream: TcpStream) {
+    let mut first = [0];
+    // As Go's server does with a TLS handshake.
+    if stream.peek(&mut first).unwrap_or(0) == 1 && first[0] == 0x16 {
+        let _ = (&stream).write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n");
+        return;
+    }
     let mut reader = BufReader::new(stream);
-    let (mut request, mut authorization, mut length) = (String::new(), String::new(), 0);
+    let (mut request, mut headers) = (String::new(), HashMap::new());
     if reader.read_line(&mut request).unwrap_or(0) == 0 {
         return;
     }
@@ -149,74 +200,115 @@ fn serve(shared: &Shared, stream: TcpStream) {
             break;
         }
         let (key, value) = line.trim().split_once(':').unwrap();
-        match key.to_ascii_lowercase().as_str() {
-            "authorization" => authorization = value.trim().to_owned(),
-            "content-length" => length = value.trim().parse().unwrap(),
-            _ => {}
-        }
+        headers.insert(key.to_ascii_lowercase(), value.trim().to_owned());
     }
-    let mut body = vec![0; length];
+    let length = headers.get("content-length");
+    let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
     reader.read_exact(&mut body).unwrap();
-    let target = request.split(' ').nth(1).unwrap_or_default().to_owned();
-    let seen = format!("{target} {}", String::from_utf8_lossy(&body))
-        .trim()
-        .to_owned();
-    shared
-        .requests
-        .lock()
-        .unwrap()
-        .push((seen, authorization.clone()));
+    let mut words = request.split(' ');
+    let method = words.next().unwrap_or_default().to_owned();
+    let target = words.next().unwrap_or_default().to_owned();
+    let text = format!("{target} {}", String::from_utf8_lossy(&body));
+    let seen = Seen {
+        method,
+        text: text.trim().to_owned(),
+        headers,
+    };
+    shared.requests.lock().unwrap().push(seen.clone());
     let wanted = shared.authorization.lock().unwrap().clone();
     let path = target.split('?').next().unwrap_or_default();
     let answer = match wanted {
-        Some((wanted, challenge)) if wanted != authorization && path.starts_with("/v2/") => {
+        Some((wanted, challenge))
+            if wanted != seen.header("authorization") && path.starts_with("/v2/") =>
+        {
             Answer {
                 status: 401,
                 headers: vec![("WWW-Authenticate".to_owned(), challenge)],
                 ..Answer::default()
             }
         }
-        _ => shared
-            .answers
-            .lock()
-            .unwrap()
-            .get(path)
-            .cloned()
-            .unwrap_or(Answer {
-                status: 404,
-                ..Answer::default()
-            }),
+        _ => answer(shared, path),
     };
     // A client that has seen enough closes the connection.
-    let _ = reply(shared, reader.into_inner(), &answer);
+    let _ = reply(shared, reader.into_inner(), &seen, &answer);
 }
 
-fn reply(shared: &Shared, mut stream: TcpStream, answer: &Answer) -> std::io::Result<()> {
-    let mut head = format!("HTTP/1.1 {} Answer\r\nConnection: close\r\n", answer.status);
-    if answer.manner != Manner::Endless {
-        head += &format!("Content-Length: {}\r\n", answer.body.len());
+/// The answer of a path, one of whose times is used up.
+fn answer(shared: &Shared, path: &str) -> Answer {
+    let mut answers = shared.answers.lock().unwrap();
+    let Some(answer) = answers.get_mut(path) else {
+        return Answer {
+            status: 404,
+            ..Answer::default()
+        };
+    };
+    let now = answer.clone();
+    match &mut answer.times {
+        Some(1) => {
+            answer.manner = Manner::Decent;
+            answer.times = None;
+        }
+        Some(times) => *times -= 1,
+        None => {}
     }
-    for (key, value) in &answer.headers {
+    now
+}
+
+fn reply(
+    shared: &Shared,
+    mut stream: TcpStream,
+    seen: &Seen,
+    answer: &Answer,
+) -> std::io::Result<()> {
+    let mut body = answer.body.clone();
+    let (mut status, mut headers) = (answer.status, answer.headers.clone());
+    if let Manner::Status(other) = answer.manner {
+        (status, body) = (other, Vec::new());
+    }
+    let range = seen.header("range").strip_prefix("bytes=");
+    if let Some(range) = range.filter(|_| answer.ranges && status == 200) {
+        let start: usize = range.trim_end_matches('-').parse().unwrap();
+        let whole = body.len();
+        status = 206;
+        headers.push((
+            "Content-Range".to_owned(),
+            format!("bytes {start}-{}/{whole}", whole - 1),
+        ));
+        body.drain(..start);
+    }
+    let mut head = format!("HTTP/1.1 {status} Answer\r\nConnection: close\r\n");
+    if answer.manner != Manner::Endless {
+        head += &format!("Content-Length: {}\r\n", body.len());
+    }
+    for (key, value) in &headers {
         head += &format!("{key}: {value}\r\n");
     }
     stream.write_all((head + "\r\n").as_bytes())?;
+    if seen.method == "HEAD" {
+        return Ok(());
+    }
     match answer.manner {
-        Manner::Decent | Manner::Endless => stream.write_all(&answer.body),
-        Manner::Cut(count) => stream.write_all(&answer.body[..count]),
+        Manner::Decent | Manner::Endless | Manner::Status(_) => stream.write_all(&body),
+        Manner::Cut(count) => stream.write_all(&body[..count.min(body.len())]),
+        Manner::Corrupt => {
+            let middle = body.len() / 2;
+            body[middle] ^= 1;
+            stream.write_all(&body)
+        }
         Manner::Stall(count) => {
-            stream.write_all(&answer.body[..count])?;
+            stream.write_all(&body[..count.min(body.len())])?;
             std::thread::sleep(Duration::from_secs(60));
             Ok(())
         }
         Manner::Gate => {
-            let half = answer.body.len() / 2;
-            stream.write_all(&answer.body[..half])?;
+            let half = body.len() / 2;
+            stream.write_all(&body[..half])?;
             let mut open = shared.gate.0.lock().unwrap();
             while !*open {
                 open = shared.gate.1.wait(open).unwrap();
             }
             drop(open);
-            stream.write_all(&answer.body[half..])
+            stream.write_all(&body[half..])
         }
     }
 }

@@ -1,41 +1,45 @@
-use super::{Challenge, error_message, parse_challenge};
+use super::{DEFAULT_LIFE, TokenCache};
+use reqwest::header::HeaderValue;
+use std::time::Duration;
 
 #[test]
-fn challenges() {
-    let bearer = |realm: &str, service: Option<&str>, scope: Option<&str>| {
-        Some(Challenge::Bearer {
-            realm: realm.to_owned(),
-            service: service.map(str::to_owned),
-            scope: scope.map(str::to_owned),
-        })
-    };
-    for (header, want) in [
-        ("Basic realm=\"x\"", Some(Challenge::Basic)),
-        ("basic", Some(Challenge::Basic)),
-        (
-            r#"Bearer realm="https://a/t",service="r.io",scope="repository:a/b:pull,push""#,
-            bearer(
-                "https://a/t",
-                Some("r.io"),
-                Some("repository:a/b:pull,push"),
-            ),
-        ),
-        (
-            "bearer service=r.io, Realm=https://a/t",
-            bearer("https://a/t", Some("r.io"), None),
-        ),
-        (r#"Bearer service="r.io""#, None),
-        (r#"Bearer realm="https://a"#, None),
-        ("Negotiate", None),
-        ("", None),
-    ] {
-        assert_eq!(parse_challenge(header), want, "{header}");
-    }
+fn tokens_are_kept_per_repository_and_account_until_they_expire() {
+    let cache = TokenCache::default();
+    let token = HeaderValue::from_static("Bearer T");
+    cache.put(
+        "https://r/v2/a".to_owned(),
+        Some("me"),
+        token.clone(),
+        DEFAULT_LIFE,
+    );
+    assert_eq!(cache.get("https://r/v2/a", Some("me")), Some(token.clone()));
+    assert_eq!(cache.get("https://r/v2/a", Some("you")), None);
+    assert_eq!(cache.get("https://r/v2/a", None), None);
+    assert_eq!(cache.get("https://r/v2/b", Some("me")), None);
+    cache.put(
+        "https://r/v2/b".to_owned(),
+        None,
+        token,
+        Duration::from_secs(9),
+    );
+    assert_eq!(
+        cache.get("https://r/v2/b", None),
+        None,
+        "it is about to expire"
+    );
 }
 
 #[test]
-fn messages_are_made_harmless() {
-    let body = br#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow\u001b[31m down"}]}"#;
-    assert_eq!(error_message(body).unwrap(), r"slow\u{1b}[31m down");
-    assert_eq!(error_message(b"<html>"), None);
+fn the_cache_does_not_grow_for_ever() {
+    let cache = TokenCache::default();
+    let token = HeaderValue::from_static("Bearer T");
+    for number in 0..super::MAX_TOKENS + 10 {
+        cache.put(
+            number.to_string(),
+            None,
+            token.clone(),
+            Duration::from_secs(60),
+        );
+    }
+    assert_eq!(cache.tokens.lock().unwrap().len(), super::MAX_TOKENS);
 }
