@@ -10,5 +10,6 @@ mod bad_node;
 mod cli;
 mod containers;
 mod environment;
+mod images;
 mod pods;
 mod restart;

@@ -1,13 +1,16 @@
 //! The service behind the command line's interactive commands (`proto/node/node.proto`).
 
 use crate::cri::{image_status, pull_phase, sandbox_status};
-use bulkhead_image::ImageStore;
+use bulkhead_image::{ImageStore, PullPhase};
 use bulkhead_node_api::v1::input::Input as In;
 use bulkhead_node_api::v1::node_server::Node;
 use bulkhead_node_api::v1::output::Output as Out;
-use bulkhead_node_api::v1::{Attach, Empty, Exec, Exit, Input, Output, PullProgress, PullRequest};
+use bulkhead_node_api::v1::{
+    Attach, Empty, Exec, Exit, Input, LayerProgress, Output, PullProgress, PullRequest,
+};
 use bulkhead_sandbox::{Container, ExecRequest, Execution, Sandboxes, StreamKind};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -17,6 +20,8 @@ use tonic::{Request, Response, Status, Streaming};
 /// Chunks that may wait for a slow client; then the process is held back.
 const QUEUE: usize = 16;
 const BUFFER: usize = 64 * 1024;
+/// Between two messages about the same phase of a pull.
+const PROGRESS_PAUSE: Duration = Duration::from_millis(100);
 
 type Sender = mpsc::Sender<Result<Output, Status>>;
 
@@ -80,14 +85,17 @@ impl Node for NodeApi {
         let images = self.images.clone();
         tokio::spawn(async move {
             let name = request.into_inner().image;
+            let mut shown: Option<(PullPhase, Instant)> = None;
             let report = |progress: &bulkhead_image::PullProgress| {
+                let is_soon = |(phase, at): (PullPhase, Instant)| {
+                    phase == progress.phase && at.elapsed() < PROGRESS_PAUSE
+                };
+                if shown.is_some_and(is_soon) {
+                    return;
+                }
+                shown = Some((progress.phase, Instant::now()));
                 // A client that lags behind misses steps, not the end.
-                let _ = sender.try_send(Ok(PullProgress {
-                    phase: pull_phase(progress.phase).to_owned(),
-                    done: progress.layers.iter().map(|layer| layer.done).sum(),
-                    total: progress.layers.iter().map(|layer| layer.total).sum(),
-                    image_id: String::new(),
-                }));
+                let _ = sender.try_send(Ok(to_progress(progress)));
             };
             let pulled = tokio::select! {
                 pulled = images.pull(&name, None, report) => pulled,
@@ -102,6 +110,25 @@ impl Node for NodeApi {
             let _ = sender.send(last).await;
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+fn to_progress(progress: &bulkhead_image::PullProgress) -> PullProgress {
+    let layers: Vec<LayerProgress> = progress
+        .layers
+        .iter()
+        .map(|layer| LayerProgress {
+            digest: layer.digest.clone(),
+            done: layer.done,
+            total: layer.total,
+        })
+        .collect();
+    PullProgress {
+        phase: pull_phase(progress.phase).to_owned(),
+        done: layers.iter().map(|layer| layer.done).sum(),
+        total: layers.iter().map(|layer| layer.total).sum(),
+        image_id: String::new(),
+        layers,
     }
 }
 

@@ -158,7 +158,6 @@ impl Pull {
         download::layers(&self.registry, layers, arrived).await
     }
 
-    /// Makes the EROFS file of the layers.
     async fn unpack(&self, staging: &Arc<Staging>, blobs: Layers) -> Result<()> {
         let staging = Arc::clone(staging);
         let cancelled = Arc::clone(&self.cancelled);
@@ -176,7 +175,7 @@ impl Pull {
         )
         .collect();
         let work =
-            move || unpack_layers(&image, &staging, &blobs, &layers, limits, uuid, &cancelled);
+            move || unpack_layers(&image, &staging, blobs, &layers, limits, uuid, &cancelled);
         tokio::task::spawn_blocking(work)
             .await
             .map_err(|error| ImageError::io("unpacking layers", std::io::Error::other(error)))?
@@ -190,17 +189,19 @@ const PARALLEL: usize = 4;
 fn unpack_layers(
     image: &str,
     staging: &Staging,
-    blobs: &Layers,
+    blobs: Layers,
     layers: &[(Digest, Digest)],
     limits: Limits,
     uuid: [u8; 16],
     cancelled: &AtomicBool,
 ) -> Result<()> {
-    let mut opened = Vec::with_capacity(layers.len());
-    for (digest, diff_id) in layers {
-        let layer = Layer::from_file(blobs.open(digest)?, diff_id.clone());
-        opened.push(layer.map_err(|error| ImageError::io("opening a downloaded layer", error))?);
-    }
+    let opened = layers.iter().map(|(digest, diff_id)| {
+        Layer::from_file(blobs.open(digest)?, diff_id.clone())
+            .map_err(|error| ImageError::io("opening a downloaded layer", error))
+    });
+    let opened = opened.collect::<Result<Vec<_>>>()?;
+    // Each blob's space is free again as soon as its layer has been read.
+    drop(blobs);
     let out = std::fs::File::options()
         .read(true)
         .write(true)
@@ -219,7 +220,10 @@ fn unpack_layers(
     layer::build(opened, &out, &options).map_err(|(number, error)| {
         let layer = layers.get(number);
         let name = |digest: fn(&(Digest, Digest)) -> &Digest| {
-            layer.map_or_else(String::new, |layer| digest(layer).to_string())
+            layer.map_or_else(
+                || "of no layer".to_owned(),
+                |layer| digest(layer).to_string(),
+            )
         };
         match error {
             LayerError::Io { doing, source } => ImageError::io(doing, source),

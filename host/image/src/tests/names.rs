@@ -18,8 +18,8 @@ async fn an_open_disk_outlives_its_image() {
     let info = store.fs_info().await.unwrap();
     // Three directories, the lock, the index, the disk and its configuration.
     assert_eq!(info.used_inodes, 7);
-    // Between layers the disk may have holes.
-    assert!(info.used_bytes > 0);
+    // Between layers the file may have holes.
+    assert!(info.used_bytes >= 4096);
     let mut disk = std::fs::File::from(store.open_disk(&image.id).await.unwrap());
     store.remove(&name).await.unwrap();
     store.remove(&name).await.unwrap();
