@@ -2,6 +2,8 @@
 
 mod docker;
 
+#[cfg(any(fuzzing, test))]
+pub(crate) use docker::DockerConfig;
 pub(crate) use docker::Keychain;
 
 use crate::digest::Digest;

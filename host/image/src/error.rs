@@ -137,7 +137,7 @@ pub enum ImageError {
     },
     /// Several hosts serve the registry and none had the image. The error that says most, and how
     /// the other hosts failed; the gRPC code is that of the error.
-    #[error("{error} (before that: {others})")]
+    #[error("{} (before that: {others})", chain(.error))]
     NoHost {
         /// The error that says most.
         error: Box<ImageError>,
@@ -226,4 +226,15 @@ impl ImageError {
             },
         }
     }
+}
+
+/// An error and its causes in one line; a message never repeats its source's.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }

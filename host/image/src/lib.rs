@@ -39,6 +39,8 @@ mod registry;
 mod staging;
 mod store;
 
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 #[cfg(test)]
 mod tests;
 

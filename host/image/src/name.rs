@@ -128,11 +128,11 @@ fn registry_is_well_formed(registry: &str) -> bool {
             if address.parse::<std::net::Ipv6Addr>().is_err() {
                 return false;
             }
-            (
-                "ipv6",
-                port.strip_prefix(':')
-                    .or(Some(port).filter(|p| !p.is_empty())),
-            )
+            match (port, port.strip_prefix(':')) {
+                ("", _) => ("ipv6", None),
+                (_, Some(port)) => ("ipv6", Some(port)),
+                _ => return false,
+            }
         }
         None => match registry.split_once(':') {
             Some((host, port)) => (host, Some(port)),

@@ -25,6 +25,8 @@ use crate::manifest::{
 };
 use crate::name::{Name, Version};
 use crate::{Auth, ImageError, Result, StoreConfig};
+#[cfg(any(fuzzing, test))]
+pub(crate) use endpoint::error_message;
 use endpoint::{Endpoint, Request, body};
 use hosts::{Host, Protocol};
 use reqwest::header::{HeaderMap, HeaderName};
@@ -128,6 +130,30 @@ impl Registry {
     /// The two see the same blobs: same repository, same credentials.
     pub(crate) fn sees_what(&self, other: &Self) -> bool {
         self.identity == other.identity
+    }
+
+    /// Asks what the name stands for and downloads nothing; nothing is known when it can not be
+    /// asked so. Registries that count pulls do not count this.
+    pub(crate) async fn target(&self) -> Option<Digest> {
+        let (reference, wanted) = match &self.name.version {
+            Version::Tag(tag) => (tag.as_str(), None),
+            Version::Digest(digest) => (digest.as_str(), Some(digest)),
+        };
+        let request = Request {
+            method: Method::HEAD,
+            path: &format!("manifests/{reference}"),
+            accept: &MANIFEST_TYPES.join(", "),
+            offset: 0,
+            step: "manifest",
+        };
+        let able = |host: &Host| host.pull && (wanted.is_some() || host.resolve);
+        for endpoint in self.endpoints.iter().filter(|one| able(&one.host)) {
+            if let Ok(response) = endpoint.ask(&request).await {
+                let announced = announced_digest(response.headers());
+                return wanted.cloned().or(announced);
+            }
+        }
+        None
     }
 
     /// Finds the manifest and the configuration for this node's platform.

@@ -117,6 +117,13 @@ impl ImageStore {
             let registry = Registry::open(&self.inner.remote, name.clone(), auth.clone()).await?;
             // Every caller asks the registry with its own credentials: an image that is here
             // already is not for everybody.
+            if let Some(image) = self.inner.unchanged(&registry, &name).await? {
+                progress(&PullProgress {
+                    phase: PullPhase::Done,
+                    layers: Vec::new(),
+                });
+                return Ok(image);
+            }
             let resolved = registry.resolve().await?;
             let id = resolved.manifest.config.digest.clone();
             let target = resolved.target.clone();
@@ -229,6 +236,30 @@ impl ImageStore {
 impl Inner {
     pub(crate) fn staging_path(&self) -> PathBuf {
         self.root.join("staging")
+    }
+
+    /// The image that the store has of a name, if the registry says that it is still that.
+    async fn unchanged(
+        self: &Arc<Self>,
+        registry: &Registry,
+        name: &Name,
+    ) -> Result<Option<Image>> {
+        let repository = format!("{}@", name.familiar_repository());
+        let is_of = |record: &Record| {
+            let mut digests = record.digests.iter();
+            digests.any(|digest| digest.starts_with(&repository))
+        };
+        if !self.snapshot().images.values().any(is_of) {
+            return Ok(None);
+        }
+        let Some(target) = registry.target().await else {
+            return Ok(None);
+        };
+        let by_digest = name.with_digest(target.clone()).to_string();
+        match self.snapshot().find(&by_digest)? {
+            Some(id) => self.name(id, name.clone(), target).await,
+            None => Ok(None),
+        }
     }
 
     /// Joins the flight of an image or starts it.

@@ -191,3 +191,69 @@ impl ImageService for ImageApi {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::credentials;
+    use bulkhead_cri::v1::AuthConfig;
+    use bulkhead_image::Auth;
+
+    #[test]
+    fn the_credentials_of_an_auth_config() {
+        let text = str::to_owned;
+        let none = AuthConfig::default;
+        let user = || AuthConfig {
+            username: text("me"),
+            ..none()
+        };
+        let basic = || Some(Auth::basic("me", "secret"));
+        for (config, want) in [
+            (none(), None),
+            (
+                AuthConfig {
+                    password: text("secret"),
+                    ..user()
+                },
+                basic(),
+            ),
+            (user(), Some(Auth::basic("me", ""))),
+            (
+                AuthConfig {
+                    auth: text("bWU6c2VjcmV0"),
+                    ..none()
+                },
+                basic(),
+            ),
+            (
+                AuthConfig {
+                    identity_token: text("I"),
+                    ..user()
+                },
+                Some(Auth::identity_token("I")),
+            ),
+            (
+                AuthConfig {
+                    registry_token: text("R"),
+                    ..none()
+                },
+                Some(Auth::registry_token("R")),
+            ),
+            (
+                AuthConfig {
+                    auth: text("bWU6c2VjcmV0"),
+                    server_address: text("https://reg.example/v1/"),
+                    ..none()
+                },
+                basic().map(|auth| auth.only_for("reg.example")),
+            ),
+        ] {
+            assert_eq!(credentials(Some(config)).unwrap(), want);
+        }
+        let broken = AuthConfig {
+            auth: text("%"),
+            ..none()
+        };
+        assert!(credentials(Some(broken)).is_err());
+        assert_eq!(credentials(None).unwrap(), None);
+    }
+}

@@ -53,6 +53,8 @@ fn what_is_no_name_is_refused() {
         "a:b:c",
         "host:99999/a",
         "[::1/a",
+        "[::1]5000/a",
+        "[::1]:/a",
         "ho st.x/a",
         "a\n",
         &id,

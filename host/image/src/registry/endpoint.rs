@@ -156,19 +156,10 @@ impl Endpoint {
                 other => other,
             };
             let response = response.map_err(|error| self.unreachable(request.step, error))?;
-            if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+            if !is_redirection(&response) {
                 return Ok(response);
             }
-            let location = response.headers().get(LOCATION);
-            let next = location
-                .and_then(|value| value.to_str().ok())
-                .and_then(|location| response.url().join(location).ok());
-            let secure = |next: &Url| match next.scheme() {
-                "https" => true,
-                "http" => url.scheme() == "http",
-                _ => false,
-            };
-            url = match next.filter(secure) {
+            url = match redirection(&response) {
                 Some(next) => next,
                 None => {
                     let status = format!("{} without an address to go on", response.status());
@@ -219,10 +210,8 @@ impl Endpoint {
 
     /// TLS failed at a host that may do without.
     fn may_be_plain(&self, error: &reqwest::Error) -> bool {
-        self.host.protocol == Protocol::Either
-            && !self.is_plain()
-            && error.is_connect()
-            && !error.is_timeout()
+        // A host that waits for a request takes a handshake for the beginning of one.
+        self.host.protocol == Protocol::Either && !self.is_plain() && error.is_connect()
     }
 
     /// The `Authorization` header that answers the challenge of a 401.
@@ -379,6 +368,18 @@ impl Endpoint {
             again,
         }
     }
+}
+
+pub(super) fn is_redirection(response: &Response) -> bool {
+    matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+/// Where a redirection leads, unless that is out of TLS.
+pub(super) fn redirection(response: &Response) -> Option<Url> {
+    let location = response.headers().get(LOCATION)?.to_str().ok()?;
+    let next = response.url().join(location).ok()?;
+    let is_plain = next.scheme() == "http" && response.url().scheme() == "http";
+    (next.scheme() == "https" || is_plain).then_some(next)
 }
 
 /// Reads a body of at most `limit` bytes; `Ok(None)` when it has more.

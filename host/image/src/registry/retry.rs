@@ -1,6 +1,7 @@
 //! Which failures are worth another try, and when.
 
 use crate::ImageError;
+use crate::error::chain;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::time::{Duration, SystemTime};
@@ -184,23 +185,12 @@ impl Rounds {
         if errors.is_empty() {
             return Some(error);
         }
-        let others: Vec<String> = errors.iter().map(chain).collect();
+        let others: Vec<String> = errors.iter().map(|error| chain(error)).collect();
         Some(ImageError::NoHost {
             error: Box::new(error),
             others: others.join("; "),
         })
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &ImageError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! Tokens of a registry's token server (the Distribution project's "Token Authentication
 //! Specification" and "OAuth2 Token Authentication"), kept until they expire.
 
-use super::endpoint::{Endpoint, body};
+use super::endpoint::{Endpoint, body, is_redirection, redirection};
 use super::retry::{Again, Failure};
 use crate::auth::Secret;
 use base64::Engine as _;
 use reqwest::header::HeaderValue;
-use reqwest::{StatusCode, Url};
+use reqwest::{Response, StatusCode, Url};
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -17,6 +17,7 @@ mod tests;
 
 const MAX_BODY: u64 = 1 << 20;
 const MAX_SCOPES: usize = 16;
+const MAX_REDIRECTIONS: usize = 3;
 /// What a token is worth whose server does not say; also the least, as the specification has it.
 const DEFAULT_LIFE: Duration = Duration::from_secs(60);
 const MAX_LIFE: Duration = Duration::from_secs(3600);
@@ -82,30 +83,28 @@ impl Endpoint {
             .filter(|url| url.scheme() == "https" || (self.is_plain() && url.scheme() == "http"))
             .ok_or_else(|| self.bad(step, "its token server has no https:// address"))?;
         let scope = scope.unwrap_or_else(|| format!("repository:{}:pull", self.name.repository));
-        let mut fields: Vec<(&str, String)> = Vec::new();
-        fields.extend(service.map(|service| ("service", service)));
-        let request = match secret {
+        let response = match secret {
             Some(Secret::IdentityToken(token)) => {
-                fields.push(("scope", scope));
-                fields.push(("grant_type", "refresh_token".to_owned()));
-                fields.push(("refresh_token", token.clone()));
-                fields.push(("client_id", "bulkhead".to_owned()));
-                self.http.post(url).form(&fields)
+                let mut fields = vec![
+                    ("scope", scope),
+                    ("grant_type", "refresh_token".to_owned()),
+                    ("refresh_token", token.clone()),
+                    ("client_id", "bulkhead".to_owned()),
+                ];
+                fields.extend(service.map(|service| ("service", service)));
+                self.http.post(url).form(&fields).send().await
             }
             other => {
+                let mut url = url;
+                let service = service.map(|service| ("service", service));
                 // Several scopes are separate parameters here.
                 let scopes = scope.split_whitespace().take(MAX_SCOPES);
-                fields.extend(scopes.map(|scope| ("scope", scope.to_owned())));
-                let request = self.http.get(url).query(&fields);
-                match other {
-                    Some(Secret::Basic { username, password }) => {
-                        request.basic_auth(username, Some(password))
-                    }
-                    _ => request,
-                }
+                let scopes = scopes.map(|scope| ("scope", scope.to_owned()));
+                url.query_pairs_mut()
+                    .extend_pairs(service.into_iter().chain(scopes));
+                self.get_token(url, other).await
             }
         };
-        let response = request.send().await;
         let response = response.map_err(|error| self.unreachable(step, error))?;
         match response.status() {
             StatusCode::OK => {}
@@ -132,6 +131,29 @@ impl Endpoint {
             self.tokens.put(self.place(), account, header.clone(), life);
         }
         Ok(header)
+    }
+
+    /// Follows a few redirections; a password goes to the first host only.
+    async fn get_token(
+        &self,
+        first: Url,
+        secret: Option<&Secret>,
+    ) -> Result<Response, reqwest::Error> {
+        let mut url = first.clone();
+        for _ in 0..MAX_REDIRECTIONS {
+            let request = match secret {
+                Some(Secret::Basic { username, password }) if url.origin() == first.origin() => {
+                    self.http.get(url).basic_auth(username, Some(password))
+                }
+                _ => self.http.get(url),
+            };
+            let response = request.send().await?;
+            url = match redirection(&response).filter(|_| is_redirection(&response)) {
+                Some(next) => next,
+                None => return Ok(response),
+            };
+        }
+        self.http.get(url).send().await
     }
 
     fn bad(&self, step: &str, reason: &str) -> Failure {

@@ -363,3 +363,39 @@ async fn a_pull_that_nobody_waits_for_stops() {
     }
     assert_clean(root.path(), 0);
 }
+
+#[tokio::test]
+async fn an_image_that_has_not_changed_costs_one_request_without_a_body() {
+    if !is_root() {
+        return skip("unpacking needs root");
+    }
+    let (server, root) = (Server::start(), tempfile::tempdir().unwrap());
+    let store = open(root.path());
+    let served = serve_small(&server, "v1");
+    let name = server.name("team/app:v1");
+    let announce = |digest: String| {
+        let header = ("Docker-Content-Digest".to_owned(), digest);
+        server.alter("/manifests/", |answer| {
+            answer.headers = vec![header.clone()]
+        });
+    };
+    announce(served.digest.to_string());
+    let image = store.pull(&name, None, |_| {}).await.unwrap();
+    server.forget_requests();
+    assert_eq!(store.pull(&name, None, |_| {}).await.unwrap(), image);
+    let seen = server.seen("");
+    assert_eq!((seen.len(), seen[0].method.as_str()), (1, "HEAD"));
+    // Another tag of the same image.
+    server.put_manifest(REPOSITORY, "v1.0", &served.manifest);
+    announce(served.digest.to_string());
+    let again = store
+        .pull(&server.name("team/app:v1.0"), None, |_| {})
+        .await;
+    assert_eq!(again.unwrap().repo_tags.len(), 2);
+    // The tag moves.
+    let other = serve_small(&server, "v2");
+    server.put_manifest(REPOSITORY, "v1", &other.manifest);
+    announce(other.digest.to_string());
+    let moved = store.pull(&name, None, |_| {}).await.unwrap();
+    assert_eq!(moved.id, other.config.to_string());
+}

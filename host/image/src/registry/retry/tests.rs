@@ -110,6 +110,17 @@ fn the_error_that_says_most() {
     assert!(main(vec![not_found(), unreachable("b")]).contains("\"b\""));
     assert!(main(vec![never("a"), not_found()]).starts_with("NotFound"));
     assert!(main(vec![unreachable("a"), never("b")]).contains("\"b\""));
+    let mut rounds = Rounds::new([0, 1], PAUSE);
+    for (at, registry) in ["a", "b"].into_iter().enumerate() {
+        rounds.current = at;
+        rounds.failed(unreachable(registry));
+    }
+    let text = rounds.into_error().unwrap().to_string();
+    assert_eq!(
+        text.matches("no route").count(),
+        2,
+        "the causes of all: {text}"
+    );
     assert!(Rounds::new([], PAUSE).into_error().is_none());
 }
 

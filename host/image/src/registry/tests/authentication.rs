@@ -157,3 +157,35 @@ async fn the_nodes_own_credentials() {
     let error = resolve(&node, &name, Some(Auth::basic("me", "wrong"))).await;
     assert!(matches!(error, Err(ImageError::Unauthorized { .. })));
 }
+
+#[tokio::test]
+async fn a_token_server_that_has_moved() {
+    let (server, elsewhere) = (with_tokens(""), Server::start());
+    let moved = |to: String| Answer {
+        status: 307,
+        headers: vec![("Location".to_owned(), to)],
+        ..Answer::default()
+    };
+    server.put("/token", moved("/new?scope=x".to_owned()));
+    server.put_at("/new", br#"{"token":"T"}"#);
+    let name = server.name("team/app:v1");
+    let me = || Some(Auth::basic("me", "secret"));
+    resolve(&Node::default(), &name, me()).await.unwrap();
+    assert_eq!(
+        server.seen("/new")[0].header("authorization"),
+        "Basic bWU6c2VjcmV0"
+    );
+    // Another host gets no password.
+    server.put(
+        "/token",
+        moved(format!("http://{}/token", host(&elsewhere))),
+    );
+    elsewhere.put_at("/token", br#"{"token":"T"}"#);
+    resolve(&Node::default(), &name, me()).await.unwrap();
+    assert_eq!(elsewhere.seen("/token")[0].header("authorization"), "");
+    // And nobody goes round for ever.
+    server.put("/token", moved("/token".to_owned()));
+    server.forget_requests();
+    resolve(&Node::default(), &name, me()).await.unwrap_err();
+    assert_eq!(server.seen("/token").len(), 4);
+}
