@@ -1,11 +1,16 @@
 //! Entry points of the fuzz targets in `fuzz/`.
 
 use crate::auth::DockerConfig;
+use crate::digest::Digest;
+use crate::layer::{self, Layer, Limits, Options};
 use crate::manifest::{Configuration, Document, choose_platform};
 use crate::name::Name;
 use crate::registry::hosts::{Host, parse};
 use crate::registry::{challenge, error_message};
+use std::fs::File;
+use std::io::{Read as _, Seek as _};
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 /// The first byte says how many layers the manifest had.
 pub fn manifest(input: &[u8]) {
@@ -75,6 +80,46 @@ pub fn docker_config(input: &[u8]) {
             let _ = config.entry(host, "team/app");
         }
     }
+}
+
+/// Makes an EROFS file of blobs, whose digests and header sums are not checked here. Nothing when
+/// they are refused.
+///
+/// # Panics
+///
+/// When the file system in `directory` fails.
+#[must_use]
+#[expect(clippy::expect_used, reason = "a fuzzer wants to know")]
+pub fn build(blobs: &[&[u8]], directory: &Path, out: &mut File) -> Option<Vec<u8>> {
+    let cancelled = AtomicBool::new(false);
+    let options = Options {
+        limits: Limits {
+            bytes: 1 << 20,
+            entries: 500,
+            ratio: 50,
+            ratio_free: 64 << 10,
+        },
+        uuid: [7; 16],
+        parallel: 2,
+        directory: directory.to_owned(),
+        cancelled: &cancelled,
+        progress: &|_, _| {},
+    };
+    let layers = blobs.iter().map(|blob| Layer {
+        blob: Box::new(*blob),
+        reserve: blob.len() as u64,
+        diff_id: Digest::sha256(b""),
+    });
+    out.set_len(0).expect("the file for the image");
+    let built = layer::build(layers.collect(), out, &options).ok()?;
+    // A sparse file of a few bytes can make a large image.
+    if built.size > 64 << 20 {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    out.rewind().expect("the file for the image");
+    out.read_to_end(&mut bytes).expect("the file for the image");
+    Some(bytes)
 }
 
 #[cfg(test)]

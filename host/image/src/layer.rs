@@ -154,8 +154,8 @@ pub(crate) struct Built {
     pub(crate) inodes: u64,
 }
 
-/// Makes one EROFS file of layers, lowest first, and waits until it is on the disk. An error comes
-/// with the number of the layer that is at fault.
+/// Makes one EROFS file of layers, lowest first, in an empty file. It may not be on the disk yet
+/// when this returns: whoever keeps it syncs it. An error comes with the number of the layer that is at fault.
 pub(crate) fn build(
     layers: Vec<Layer<'_>>,
     out: &File,
@@ -211,14 +211,7 @@ pub(crate) fn build(
     });
     let mut merger = merged?;
     let blame = |error: LayerError| (last, error);
-    let built = complete(&mut merger, &plan, out, options).map_err(blame)?;
-    out.sync_all().map_err(|source| {
-        blame(LayerError::Io {
-            doing: "writing the EROFS file".to_owned(),
-            source,
-        })
-    })?;
-    Ok(built)
+    complete(&mut merger, &plan, out, options).map_err(blame)
 }
 
 fn read_layer(

@@ -7,7 +7,8 @@ use std::os::unix::fs::FileExt as _;
 
 const OFFSET: usize = 1024;
 const MAGIC: u32 = 0xe0f5_e1e2;
-const CHECKSUM: u32 = 1;
+/// There is a checksum, and times of inodes are those of the last modification.
+const COMPATIBLE: u32 = 1 | 2;
 const CHUNKED_FILES: u32 = 4;
 /// Where the root directory is: its number has only 16 bits.
 pub(crate) const ROOT_OFFSET: u64 = 1152;
@@ -33,7 +34,7 @@ impl Superblock {
         let mut fields = Vec::with_capacity(128);
         fields.extend(MAGIC.to_le_bytes());
         fields.extend([0; 4]);
-        fields.extend(CHECKSUM.to_le_bytes());
+        fields.extend(COMPATIBLE.to_le_bytes());
         fields.extend([12, 0]);
         fields.extend(u16::try_from(ROOT_OFFSET / 32).unwrap_or(0).to_le_bytes());
         fields.extend(self.inodes.to_le_bytes());

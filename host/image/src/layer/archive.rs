@@ -277,6 +277,8 @@ impl<'scope> Archive<'scope> {
         let header = Header::from_byte_slice(&block).clone();
         match header.cksum() {
             Ok(expected) if expected == sum => Ok(Some(header)),
+            // A fuzzer would spend its time on sums.
+            _ if cfg!(fuzzing) => Ok(Some(header)),
             _ => invalid("it is not a tar archive or is damaged"),
         }
     }

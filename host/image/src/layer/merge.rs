@@ -223,8 +223,8 @@ impl<'a> Merger<'a> {
                     self.check_depth(index)?;
                     let value = self.tree.plain()?;
                     let mut node = self.tree.get(index)?;
-                    (node.kind, node.value, node.layer) =
-                        (Some(FileKind::Directory), value, self.layer);
+                    // The caller notes that the layer has it, with all above it.
+                    (node.kind, node.value, node.layer) = (Some(FileKind::Directory), value, 0);
                     self.tree.put(index, &node)?;
                     directory = index;
                 }

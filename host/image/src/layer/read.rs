@@ -44,7 +44,7 @@ pub(super) fn read(
         }
     }
     let digest = archive.into_content().finish()?;
-    if digest != *diff_id {
+    if digest != *diff_id && !cfg!(fuzzing) {
         return Err(LayerError::WrongDiffId(digest));
     }
     let usage = stream.finish()?;
