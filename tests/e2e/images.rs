@@ -32,8 +32,9 @@ fn forget_what_was_read() {
 /// What a container reads of its image: nearly all there is.
 async fn sum(node: &Node, container: &str) -> Vec<u8> {
     let script = "find /bin /lib /usr /etc/passwd -type f -exec cat {} + | md5sum";
-    let output = exec(node, container, &["sh", "-c", script], 60);
-    let output = output.await.unwrap();
+    let output = exec(node, container, &["sh", "-c", script], 60)
+        .await
+        .unwrap();
     assert_eq!(output.exit_code, 0, "{output:?}");
     output.stdout
 }
@@ -148,8 +149,9 @@ async fn images_are_told_as_they_are() {
     let request = v1::ListImagesRequest { filter: other };
     let listed = node.images().list_images(request).await.unwrap();
     assert!(listed.into_inner().images.is_empty());
-    let info = node.images().image_fs_info(v1::ImageFsInfoRequest {});
-    let info = info.await.unwrap().into_inner().image_filesystems;
+    let request = v1::ImageFsInfoRequest {};
+    let info = node.images().image_fs_info(request).await.unwrap();
+    let info = info.into_inner().image_filesystems;
     assert!(info[0].used_bytes.unwrap().value >= told.size);
     for _ in 0..2 {
         let request = v1::RemoveImageRequest {

@@ -13,7 +13,7 @@ pub struct Image {
     pub repo_tags: Vec<String>,
     /// Names with a digest: `docker.io/library/busybox@sha256:…`.
     pub repo_digests: Vec<String>,
-    /// Bytes of the EROFS file, a multiple of 4096.
+    /// Bytes on disk of the EROFS file, which may have holes.
     pub size: u64,
     /// How containers of this image start.
     pub config: ImageConfig,

@@ -33,8 +33,11 @@ pub(crate) struct Index {
 pub(crate) struct Record {
     pub(crate) tags: BTreeSet<String>,
     pub(crate) digests: BTreeSet<String>,
-    /// Bytes of the EROFS file.
+    /// Bytes of the EROFS file, holes included.
     pub(crate) size: u64,
+    /// Bytes on disk of the EROFS file.
+    #[serde(default)]
+    pub(crate) occupied: u64,
     /// BLAKE3 of the EROFS file; versions before 0.2 had none.
     #[serde(default)]
     pub(crate) blake3: String,
@@ -43,11 +46,12 @@ pub(crate) struct Record {
 
 impl Record {
     /// An image without a name.
-    pub(crate) fn new(size: u64, blake3: String, config: ImageConfig) -> Self {
+    pub(crate) fn new(size: u64, occupied: u64, blake3: String, config: ImageConfig) -> Self {
         Self {
             tags: BTreeSet::new(),
             digests: BTreeSet::new(),
             size,
+            occupied,
             blake3,
             config,
         }

@@ -336,7 +336,7 @@ impl Inner {
             id: id.to_string(),
             repo_tags: record.tags.iter().cloned().collect(),
             repo_digests: record.digests.iter().cloned().collect(),
-            size: record.size,
+            size: record.occupied,
             config: record.config.clone(),
             pinned: record
                 .tags

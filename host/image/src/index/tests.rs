@@ -8,7 +8,7 @@ fn id(digit: char) -> Digest {
 }
 
 fn index() -> Index {
-    let record = || Record::new(4096, String::new(), Default::default());
+    let record = || Record::new(4096, 4096, String::new(), Default::default());
     let mut images = BTreeMap::from([(id('a'), record()), (id('b'), record())]);
     let twin = Digest::parse(&format!("sha256:b{}", "c".repeat(63))).unwrap();
     images.insert(twin, record());

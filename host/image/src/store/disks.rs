@@ -2,6 +2,7 @@
 
 use super::{Inner, locked};
 use crate::digest::Digest;
+use crate::image::ImageConfig;
 use crate::index::{Index, Record};
 use crate::integrity;
 use crate::pull::Finished;
@@ -28,7 +29,7 @@ impl Inner {
         self.blocking(move |inner| {
             let failed = |error| ImageError::io("keeping an image", error);
             // Outside the lock: it takes as long as the disk does.
-            let (size, blake3) = seal(&staging.disk()).map_err(failed)?;
+            let sealed = seal(&staging.disk()).map_err(failed)?;
             let _writing = locked(&inner.writing);
             let mut index = Index::clone(&inner.snapshot());
             // The same image may have come from another repository in the meantime.
@@ -38,7 +39,7 @@ impl Inner {
                     .keep(&image, &staging)
                     .map_err(failed)
                     .inspect_err(|_| inner.forget(&image.id))?;
-                let record = Record::new(size, blake3, image.configuration.config);
+                let record = sealed.into_record(image.configuration.config);
                 index.images.insert(image.id.clone(), record);
             }
             index.name(&image.id, &image.name, &image.target);
@@ -243,9 +244,23 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
 }
 
-/// Waits until a finished EROFS file is on the disk; its size in bytes and its digest.
-fn seal(path: &Path) -> io::Result<(u64, String)> {
+/// What a finished EROFS file is like.
+struct Sealed {
+    metadata: std::fs::Metadata,
+    blake3: String,
+}
+
+impl Sealed {
+    fn into_record(self, config: ImageConfig) -> Record {
+        let (length, occupied) = (self.metadata.len(), self.metadata.blocks() * 512);
+        Record::new(length, occupied, self.blake3, config)
+    }
+}
+
+/// Waits until a finished EROFS file is on the disk.
+fn seal(path: &Path) -> io::Result<Sealed> {
     let file = open(path)?;
-    let digest = integrity::seal(&file)?;
-    Ok((file.metadata()?.len(), digest))
+    let blake3 = integrity::seal(&file)?;
+    let metadata = file.metadata()?;
+    Ok(Sealed { metadata, blake3 })
 }

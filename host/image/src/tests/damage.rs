@@ -41,14 +41,16 @@ async fn one_bit_is_an_error_and_a_pull_repairs_it() {
     let name = server.name("team/app:v1");
     let store = open(root.path());
     let image = pulled(&store, &name).await;
-    for at in [0, 1030, image.size / 2, image.size - 1] {
+    let path = file(root.path(), "disks", &image);
+    let length = std::fs::metadata(&path).unwrap().len();
+    for at in [0, 1030, length / 2, length - 1] {
         let before = store.open_disk(&image.id).await.unwrap();
-        flip(&file(root.path(), "disks", &image), at);
+        flip(&path, at);
         let error = store.open_disk(&image.id).await.unwrap_err();
         assert!(matches!(error, ImageError::Damaged { .. }), "{error}");
         assert!(error.to_string().contains("pull it again"), "{error}");
         assert!(store.get(&name).await.unwrap().is_none());
-        assert_eq!(pulled(&store, &name).await, image);
+        assert_eq!(pulled(&store, &name).await.id, image.id);
         store.open_disk(&image.id).await.unwrap();
         drop(before);
     }

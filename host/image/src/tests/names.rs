@@ -18,15 +18,14 @@ async fn an_open_disk_outlives_its_image() {
     let info = store.fs_info().await.unwrap();
     // Three directories, the lock, the index, the disk and its configuration.
     assert_eq!(info.used_inodes, 7);
-    // Between layers the file may have holes.
-    assert!(info.used_bytes >= 4096);
+    assert!(info.used_bytes >= image.size);
     let mut disk = std::fs::File::from(store.open_disk(&image.id).await.unwrap());
     store.remove(&name).await.unwrap();
     store.remove(&name).await.unwrap();
     assert_clean(root.path(), 0);
     let mut bytes = Vec::new();
     disk.read_to_end(&mut bytes).unwrap();
-    assert_eq!(bytes.len() as u64, image.size);
+    assert_eq!(bytes.len() % 4096, 0);
     assert_eq!(
         bytes[1024..1028],
         0xE0F5_E1E2_u32.to_le_bytes(),
