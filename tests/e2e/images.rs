@@ -137,11 +137,11 @@ async fn images_are_told_as_they_are() {
             filter: filter.clone(),
         };
         let listed = node.images().list_images(request).await.unwrap();
-        assert_eq!(listed.into_inner().images, [told.clone()]);
+        assert_eq!(listed.into_inner().images, std::slice::from_ref(&told));
         let request = v1::StreamImagesRequest { filter };
         let stream = node.images().stream_images(request).await.unwrap();
         let message = stream.into_inner().message().await.unwrap().unwrap();
-        assert_eq!(message.images, [told.clone()]);
+        assert_eq!(message.images, std::slice::from_ref(&told));
     }
     let other = Some(v1::ImageFilter {
         image: spec("no/such:image"),
