@@ -1,13 +1,13 @@
 //! Pulls OCI images and keeps each as one EROFS file.
 //!
 //! The store owns one directory of the node. A pull resolves the name at its registry, downloads
-//! the layers into a staging directory while it checks every digest, unpacks them one above the
-//! other, makes one uncompressed EROFS file of the result and only then writes the image down. A
-//! process that is killed at any moment leaves complete images and rubbish; the next
-//! [`ImageStore::open`] removes the rubbish.
+//! the layers into a staging directory while it checks every digest, merges them into one
+//! uncompressed EROFS file as they stream by and only then writes the image down. A process that is
+//! killed at any moment leaves complete images and rubbish; the next [`ImageStore::open`] removes
+//! the rubbish.
 //!
 //! Everything that a registry or a layer says is untrusted: sizes are capped, digests are
-//! checked, and a layer entry can not leave the tree that it is unpacked into.
+//! checked, and a layer entry is only ever a name in the EROFS file, never one on the node.
 //!
 //! Sources: the OCI Image Format Specification 1.1 (manifest, image index, layer, config), the
 //! OCI Distribution Specification 1.1, Docker's Image Manifest V2 Schema 2, the kernel's

@@ -2,6 +2,7 @@
 
 pub(crate) mod image;
 mod model;
+mod reference;
 
 use super::archive::{Archive, Kind};
 use super::content::{Budget, Content};
@@ -897,4 +898,50 @@ fn pages_survive_in_a_file() {
         }
     }
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+/// The peak memory of a process with an image of many entries: run alone, with `--ignored`.
+#[test]
+#[ignore = "takes a minute and measures the whole process"]
+fn many_files_need_little_memory() {
+    use std::io::Write as _;
+    let path = tempfile::NamedTempFile::new().unwrap();
+    let mut encoder = flate2::write::GzEncoder::new(&path, flate2::Compression::fast());
+    let mut hasher = Digest::sha256(b"").hasher();
+    for n in 0..1_500_000 {
+        let name = format!("directory-{}/a-file-with-a-usual-name-{n}", n % 1000);
+        let bytes = Tarball::default().file(&name, b"").0;
+        hasher.update(&bytes);
+        encoder.write_all(&bytes).unwrap();
+    }
+    encoder.finish().unwrap();
+    let digest = hasher.finish();
+    let directory = tempfile::tempdir().unwrap();
+    let cancelled = AtomicBool::new(false);
+    let options = super::Options {
+        limits: super::Limits::new(1 << 40, 4 << 20),
+        uuid: [7; 16],
+        parallel: 2,
+        directory: directory.path().to_owned(),
+        cancelled: &cancelled,
+        progress: &|_, _| {},
+    };
+    let peak = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmHWM"))
+            .unwrap();
+        let kib = line.split_whitespace().nth(1).unwrap();
+        kib.parse::<u64>().unwrap() << 10
+    };
+    let before = peak();
+    let layer = super::Layer::from_file(path.reopen().unwrap(), digest).unwrap();
+    let out = tempfile::tempfile().unwrap();
+    let start = std::time::Instant::now();
+    let built = super::build(vec![layer], &out, &options).map_err(|(_, error)| error);
+    let built = built.unwrap();
+    let used = peak() - before;
+    eprintln!("{built:?} in {:?} with {} MiB", start.elapsed(), used >> 20);
+    assert!(used < 64 << 20, "{used} bytes");
 }
