@@ -27,7 +27,7 @@ use ttrpc::r#async::Client;
 use ttrpc::context;
 
 /// Generous: the lab is emulated.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 pub(crate) struct World {
     pub(crate) base: PathBuf,

@@ -1,19 +1,17 @@
-//! A hostile program in a container: for some seconds it grabs at every process that appears beside
-//! it, and prints what it got hold of, each kind once.
+//! A hostile program in a container: until there is the file /tmp/stop it grabs at every process that
+//! appears beside it; then it prints what it got hold of, each kind once.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-pub(crate) fn attack(seconds: u64) {
+pub(crate) fn attack() {
     let own = std::process::id();
     let own_root = place(Path::new("/"));
-    let end = Instant::now() + Duration::from_secs(seconds);
     let mut caught = BTreeSet::new();
     let mut seen = BTreeSet::new();
-    while Instant::now() < end {
+    while !Path::new("/tmp/stop").exists() {
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let Ok(pid) = name.parse::<i32>() else {
@@ -70,11 +68,15 @@ fn grab(pid: i32, own_root: Option<(u64, u64)>, caught: &mut BTreeSet<String>) {
             .unwrap_or_default();
         caught.insert(format!("environ {}", String::from_utf8_lossy(first)));
     }
-    // SAFETY: plain numbers; a tracee that was caught is let go again.
+    // SAFETY: plain numbers, and an int that the kernel writes. A tracee is let go again when it has
+    // stopped; one that ends meanwhile is waited for, or its parent would not hear of its end.
     unsafe {
         if libc::ptrace(libc::PTRACE_SEIZE, pid, 0, 0) == 0 {
             let program = fs::read_link(at("exe")).unwrap_or_default();
             caught.insert(format!("trace {}", program.display()));
+            libc::ptrace(libc::PTRACE_INTERRUPT, pid, 0, 0);
+            let mut status = 0;
+            libc::waitpid(pid, &raw mut status, libc::__WALL);
             libc::ptrace(libc::PTRACE_DETACH, pid, 0, 0);
         }
     }

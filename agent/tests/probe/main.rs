@@ -6,7 +6,7 @@
 //! must be the same.
 //!
 //! With `hold` as its only argument it prints nothing and stays: a container for others to enter.
-//! With `attack SECONDS` it is hostile to the processes beside it.
+//! With `attack` it is hostile to the processes beside it.
 #![no_main]
 #![allow(unsafe_code)] // System calls that have no safe wrapper; the entry point.
 #![allow(missing_docs)]
@@ -43,8 +43,7 @@ pub unsafe extern "C" fn main(count: libc::c_int, args: *const *const libc::c_ch
         }
     }
     if args.get(1).is_some_and(|arg| arg == "attack") {
-        let seconds = args.get(2).and_then(|arg| arg.parse().ok());
-        attack::attack(seconds.unwrap_or(1));
+        attack::attack();
         return 0;
     }
     if !std::path::Path::new(MARKER).exists() {

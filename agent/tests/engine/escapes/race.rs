@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// How many containers meet the race.
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 5;
 
 /// Exchanges two names as fast as it can until it is dropped.
 struct Flipper {
