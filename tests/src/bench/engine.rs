@@ -56,9 +56,7 @@ impl Column {
 /// # Errors
 /// A container did not run.
 pub fn run() -> Result<String> {
-    let base = tempfile::Builder::new()
-        .prefix("bulkhead-bench-engine")
-        .tempdir_in("/dev/shm")?;
+    let base = directory()?;
     let image = base.path().join("image");
     make_image(&image)?;
     let mut engine = worker::Worker::start(base.path())?;
@@ -96,14 +94,24 @@ pub fn run() -> Result<String> {
                 .collect(),
         );
     }
-    let times = table(
+    Ok(table(
         &format!("The engine, a sleeping container and {EXECS} execs in it, {RUNS} runs in turn"),
         &rows,
-    );
-    Ok(format!("{times}\n{}", sizes(base.path())?))
+    ))
 }
 
-fn sizes(base: &Path) -> Result<String> {
+fn directory() -> Result<tempfile::TempDir> {
+    Ok(tempfile::Builder::new()
+        .prefix("bulkhead-bench-engine")
+        .tempdir_in("/dev/shm")?)
+}
+
+/// What the agent takes on a node.
+///
+/// # Errors
+/// It did not get ready.
+pub fn sizes() -> Result<String> {
+    let base = directory()?;
     let agent = artifact("bin/bulkhead-agent");
     let initramfs = artifact("initramfs");
     let packed = Command::new("zstd")
@@ -121,7 +129,10 @@ fn sizes(base: &Path) -> Result<String> {
             row("static program", std::fs::metadata(&agent)?.len()),
             row("initramfs", std::fs::metadata(&initramfs)?.len()),
             row("initramfs, by zstd -19", u64::try_from(packed)?),
-            row("resident memory, idle", worker::idle_memory(&agent, base)?),
+            row(
+                "resident memory, idle",
+                worker::idle_memory(&agent, base.path())?,
+            ),
         ],
     ))
 }

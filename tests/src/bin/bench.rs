@@ -25,6 +25,7 @@ fn main() -> Result<()> {
     let wanted = |part: &str| parts.is_empty() || parts.iter().any(|name| name == part);
     if wanted("engine") {
         println!("{}", engine::run()?);
+        println!("{}", engine::sizes()?);
     }
     if ["boot", "pods", "memory"].into_iter().any(wanted) {
         runtime.block_on(with_node(wanted))?;
