@@ -52,7 +52,7 @@ pub struct Parsed {
 pub fn parse(json: &[u8]) -> Result<Parsed> {
     let spec: Spec = parse_json(json, "spec")?;
     if !spec.version().starts_with("1.") {
-        return Err(Error::Unimplemented(format!(
+        return Err(Error::Invalid(format!(
             "The spec has ociVersion {}, and the agent knows 1.x",
             quote(spec.version())
         )));
