@@ -161,22 +161,34 @@ async fn exec_sync_gives_output_code_and_deadline() {
         (b"out\n".to_vec(), b"err\n".to_vec())
     );
     assert_eq!(output.exit_code, 3);
-    let late = exec(&node, &id, &["sleep", "1000"], 1).await.unwrap_err();
+    // With a time-out, and when the client goes away, the whole tree of it dies.
+    let tree = "trap '' TERM; (setsid sleep 1000 &); setsid sleep 1000 & echo $$; sleep 1000";
+    let late = exec(&node, &id, &["sh", "-c", tree], 1).await.unwrap_err();
     assert_eq!(late.code(), Code::DeadlineExceeded, "{late}");
+    assert_eq!(sleepers(&node, &id).await, 1, "the late ones are dead");
+    let command = ["sh", "-c", tree];
+    let abandoned = exec(&node, &id, &command, 0);
+    let begun = async { while sleepers(&node, &id).await < 4 {} };
+    tokio::select! {
+        result = abandoned => panic!("{result:?}"),
+        () = begun => {}
+    }
+    while sleepers(&node, &id).await > 1 {}
     let missing = exec(&node, &id, &["no-such-program"], 10)
         .await
         .unwrap_err();
     assert_eq!(missing.code(), Code::NotFound, "{missing}");
     assert!(missing.message().contains("no-such-program"), "{missing}");
-    let processes = exec(&node, &id, &["ps"], 10).await.unwrap();
-    let processes = String::from_utf8(processes.stdout).unwrap();
-    assert_eq!(
-        processes.matches("sleep 1000").count(),
-        1,
-        "the late one is dead: {processes}"
-    );
     pod.remove().await.unwrap();
     node.finish().unwrap();
+}
+
+/// How many processes of a container sleep.
+async fn sleepers(node: &bulkhead_tests::Node, id: &str) -> usize {
+    let processes = exec(node, id, &["ps"], 10).await.unwrap().stdout;
+    let processes = String::from_utf8(processes).unwrap();
+    let is_one = |line: &&str| line.trim_end().ends_with("sleep 1000") && !line.contains("sh -c");
+    processes.lines().filter(is_one).count()
 }
 
 #[tokio::test]

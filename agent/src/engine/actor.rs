@@ -5,7 +5,7 @@
 
 mod pause;
 
-use super::create::{self, Resources};
+use super::create::{self, Joining, Resources};
 use super::launch::{Control, Process, Waiting};
 use super::stdio::Pumps;
 use super::supervisor::{Supervisor, now_ns};
@@ -14,9 +14,8 @@ use crate::cgroup::Cgroup;
 use crate::deadline::Deadline;
 use crate::error::Context;
 use crate::id::Id;
-use crate::init::plan::{Failure, IdMaps};
+use crate::init::plan::Failure;
 use crate::reaper::ExitReceiver;
-use crate::seccomp::Filter;
 use crate::{Error, Result, sys};
 use bulkhead_agent_api::agent::{ContainerPhase, ContainerState, Exit};
 use std::collections::{HashMap, VecDeque};
@@ -99,11 +98,9 @@ struct Actor {
     commands: mpsc::Sender<Command>,
     snapshot: Arc<Mutex<ContainerState>>,
     cgroup: Arc<Cgroup>,
-    seccomp: Option<Filter>,
+    joining: Joining,
     phase: Phase,
     init: Process,
-    /// The mappings of its user namespace; empty when it has none.
-    ids: IdMaps,
     control: Arc<Control>,
     starters: Vec<Reply<()>>,
     execs: HashMap<Id, Exec>,
@@ -174,13 +171,12 @@ pub(super) async fn run(
     let mut actor = Actor {
         id: start.spec.id,
         init: waiting.process.clone(),
-        ids: std::mem::take(&mut resources.ids),
         control: Arc::new(waiting.control),
         shared,
         commands,
         snapshot,
         cgroup,
-        seccomp: resources.seccomp.take(),
+        joining: std::mem::take(&mut resources.joining),
         phase: Phase::Created,
         starters: Vec::new(),
         execs: HashMap::new(),
@@ -343,11 +339,11 @@ impl Actor {
         self.execs
             .insert(spec.exec_id.clone(), Exec::Starting(reply));
         let (shared, cgroup) = (self.shared.clone(), self.cgroup.clone());
-        let (ids, seccomp) = (self.ids.clone(), self.seccomp.clone());
+        let joining = self.joining.clone();
         let (container, commands) = (self.init.pidfd.clone(), self.commands.clone());
         tokio::spawn(async move {
             let oom_kills = cgroup.oom_kills();
-            let result = create::exec(&shared, &spec, &cgroup, &container, ids, seccomp).await;
+            let result = create::exec(&shared, &spec, &cgroup, &container, joining).await;
             // An actor that is gone has killed the cgroup.
             let _ = commands
                 .send(Command::ExecReady(spec.exec_id, result, oom_kills))

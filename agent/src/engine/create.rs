@@ -25,13 +25,20 @@ use std::sync::atomic::Ordering;
 pub(super) struct Resources {
     pub(super) cgroup: Option<Arc<Cgroup>>,
     pub(super) usage: Option<Arc<Usage>>,
-    /// For the processes that come later.
-    pub(super) seccomp: Option<Filter>,
     directory: Option<PathBuf>,
     /// That of its root and those of its mounts.
     images: Vec<Arc<Image>>,
-    /// The mappings of its user namespace.
-    pub(super) ids: IdMaps,
+    /// For the processes that come later.
+    pub(super) joining: Joining,
+}
+
+/// What a process needs that joins a container later.
+#[derive(Clone, Default)]
+pub(super) struct Joining {
+    seccomp: Option<Filter>,
+    /// The mappings of its user namespace; empty when it has none.
+    ids: IdMaps,
+    cgroup_namespace: bool,
 }
 
 /// Makes a container and its waiting process. What was made is in `resources` also when this fails
@@ -55,8 +62,11 @@ pub(super) async fn create(
     process.user_name = spec::user(&request.user)?;
     process.strict_groups = request.strict_groups;
     process.terminal = request.stdio.terminal;
-    resources.seccomp.clone_from(&process.seccomp);
-    resources.ids = ids.clone();
+    resources.joining = Joining {
+        seccomp: process.seccomp.clone(),
+        ids: ids.clone(),
+        cgroup_namespace: container.cgroup_namespace,
+    };
     let stdio = Prepared::new(shared, &request.stdio)?;
     let namespaces = open_namespaces(&namespace_files)?;
     let pid_namespace = container
@@ -155,18 +165,19 @@ pub(super) async fn exec(
     request: &ExecSpec,
     cgroup: &Cgroup,
     container: &OwnedFd,
-    ids: IdMaps,
-    seccomp: Option<Filter>,
+    joining: Joining,
 ) -> Result<Waiting> {
     let mut process = spec::parse_process(&request.process)?;
-    process.seccomp = seccomp;
+    process.seccomp = joining.seccomp;
     process.user_name = spec::user(&request.user)?;
     process.strict_groups = request.strict_groups;
     process.terminal = request.stdio.terminal;
     let stdio = Prepared::new(shared, &request.stdio)?;
     let plan = Plan {
-        place: Place::Join,
-        ids,
+        place: Place::Join {
+            cgroup_namespace: joining.cgroup_namespace,
+        },
+        ids: joining.ids,
         process,
     };
     let number = shared.execs.fetch_add(1, Ordering::Relaxed);

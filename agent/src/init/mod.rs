@@ -83,7 +83,9 @@ fn become_program(control: &Control, plan: OwnedFd, others: Vec<OwnedFd>) -> Ste
     identity::set_oom_score(&plan.process)?;
     let terminal = match &plan.place {
         Place::Make(container) => make(container, &plan, &others)?,
-        Place::Join => join(&others, plan.process.terminal)?,
+        Place::Join { cgroup_namespace } => {
+            join(&others, *cgroup_namespace, plan.process.terminal)?
+        }
         Place::Stay(empty) => return stay::stay(control, empty.as_deref()),
     };
     let root = Root::current()?.owned_by(plan.ids.root());
@@ -212,11 +214,21 @@ fn make(
 }
 
 /// Joins the container of the pidfd. The pid namespace was joined before the clone.
-fn join(others: &[OwnedFd], size: Option<(u16, u16)>) -> Step<Option<terminal::Terminal>> {
+///
+/// The cgroup namespace is not the container's but one like it: an exec is in a cgroup of its own
+/// beneath the container's, and in that namespace too its path is `/`.
+fn join(
+    others: &[OwnedFd],
+    cgroup_namespace: bool,
+    size: Option<(u16, u16)>,
+) -> Step<Option<terminal::Terminal>> {
     let Some(pidfd) = others.first() else {
         return Err(missing("container to join"));
     };
-    let all = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
+    if cgroup_namespace {
+        process::unshare(libc::CLONE_NEWCGROUP).doing("make a cgroup namespace")?;
+    }
+    let all = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     process::enter(pidfd, all).doing("join the container")?;
     let _ = process::new_session_keyring();
     let root = Root::current()?;

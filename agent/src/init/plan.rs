@@ -53,7 +53,11 @@ pub enum Place {
     /// In a container that it makes.
     Make(Box<Container>),
     /// In the container whose first process is [`fds::CONTAINER`].
-    Join,
+    Join {
+        /// Whether that has a cgroup namespace. Then the process gets one too, whose root is the
+        /// cgroup that it is born into.
+        cgroup_namespace: bool,
+    },
     /// Nowhere: it is the first process of the pod's pid namespace, or holds a user namespace open
     /// until the agent has it, and stays until the agent closes the control socket. The path is an
     /// empty directory to be its root; without one it has the agent's.

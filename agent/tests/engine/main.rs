@@ -11,6 +11,7 @@ mod hooks;
 mod identity;
 mod image;
 mod isolation;
+mod leaks;
 mod lifecycle;
 mod limits;
 mod mounts;

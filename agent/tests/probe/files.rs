@@ -103,14 +103,15 @@ pub(crate) fn look(facts: &mut Facts) {
     }
 }
 
-/// In order; what is on one place more than once is counted.
+/// What is on one place more than once is counted. The order of the table is that in which the mounts came
+/// to be, not that in which they were put into place, so it says nothing.
 fn mounts(facts: &mut Facts) {
     let text = match fs::read_to_string("/proc/self/mountinfo") {
         Ok(text) => text,
         Err(failure) => return facts.add("mount", error(&failure)),
     };
     let mut seen: HashMap<&str, u32> = HashMap::new();
-    let mut order = Vec::new();
+    let mut names = Vec::new();
     for line in text.lines() {
         // proc_pid_mountinfo(5): id, parent, device, root, place, options, tags, -, type, source, options.
         let fields: Vec<&str> = line.split(' ').collect();
@@ -146,9 +147,10 @@ fn mounts(facts: &mut Facts) {
             .filter(|option| !places.iter().any(|name| option.starts_with(name)))
             .collect();
         facts.add(format_args!("mount.{name}.super"), kept.join(","));
-        order.push(name);
+        names.push(name);
     }
-    facts.add("mounts", order.join(" "));
+    names.sort_unstable();
+    facts.add("mounts", names.join(" "));
 }
 
 /// Every node below a directory, on the same or another file system, numbered terminals apart.

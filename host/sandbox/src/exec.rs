@@ -41,7 +41,8 @@ pub struct ExecOutput {
     pub code: i32,
 }
 
-/// A process that was started by [`Container::exec`].
+/// A process that was started by [`Container::exec`]. Dropped before its end, it is killed with
+/// everything that it has started.
 pub struct Execution {
     container: Arc<Container>,
     running: Arc<Running>,
@@ -52,6 +53,8 @@ pub struct Execution {
     pub stdout: Option<UnixStream>,
     /// Standard error, unless there is a terminal.
     pub stderr: Option<UnixStream>,
+    started: bool,
+    /// Until its end was told.
     exit: Option<oneshot::Receiver<agent::Exit>>,
 }
 
@@ -98,6 +101,7 @@ impl Container {
         })?;
         let id = message.exec_id.clone();
         let mut execution = Execution {
+            started: false,
             exit: Some(running.exits.expect(&id)),
             container: Arc::clone(self),
             running,
@@ -115,8 +119,18 @@ impl Container {
                 *stream = Some(execution.running.agent.stream(id).await?);
             }
         }
-        execution.running.agent.exec(&message).await?;
-        Ok(execution)
+        // In a task of its own, so that a caller who goes away does not leave a process behind.
+        let container = self.id().to_owned();
+        let started = tokio::spawn(async move {
+            execution.running.agent.exec(&message).await?;
+            execution.started = true;
+            Ok(execution)
+        });
+        let cut_short = |_| SandboxError::NotFound {
+            what: "container",
+            id: container,
+        };
+        started.await.map_err(cut_short)?
     }
 
     /// Runs a command to its end. A zero `limit` means that there is none.
@@ -176,7 +190,9 @@ impl Execution {
         let Some(exit) = self.exit.as_mut() else {
             return Err(self.container.wrong_state("its end was told already"));
         };
-        match exit.await {
+        let told = exit.await;
+        self.exit = None;
+        match told {
             Ok(exit) => Ok(i32::try_from(exit.code).unwrap_or(255)),
             Err(_) => Err(SandboxError::PlaceEnded {
                 pod: self.container.sandbox.id(),
@@ -185,7 +201,7 @@ impl Execution {
         }
     }
 
-    /// Kills it and everything that it has started.
+    /// Kills it with everything that it has started.
     ///
     /// # Errors
     /// Those of the agent.
@@ -208,5 +224,17 @@ impl Execution {
 impl Drop for Execution {
     fn drop(&mut self) {
         self.running.exits.forget(&self.id);
+        if !self.started || self.exit.is_none() {
+            return;
+        }
+        // Nobody waits for it any more.
+        let (container, id) = (Arc::clone(&self.container), std::mem::take(&mut self.id));
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if let Err(error) = container.signal(&id, KILL, true).await {
+                    tracing::debug!(exec = id, %error, "An abandoned process was not killed");
+                }
+            });
+        }
     }
 }
