@@ -77,11 +77,11 @@ const FIELDS: [(&str, &str); 124] = [
     ("annotations", r#"{"a": "b"}"#),
     (
         "mounts.uidMappings",
-        r#"[{"destination": "/x", "type": "bind", "source": "/y", "uidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]}]"#,
+        r#"[{"destination": "/x", "type": "bind", "source": "/y", "options": ["bind"], "uidMappings": [{"containerID": 0, "hostID": 1, "size": 1}], "gidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]}]"#,
     ),
     (
         "mounts.gidMappings",
-        r#"[{"destination": "/x", "type": "bind", "source": "/y", "gidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]}]"#,
+        r#"[{"destination": "/x", "type": "bind", "source": "/y", "options": ["bind"], "uidMappings": [{"containerID": 0, "hostID": 1, "size": 1}], "gidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]}]"#,
     ),
     ("linux.namespaces[pid]", r#"[{"type": "pid"}]"#),
     ("linux.namespaces[mount]", r#"[{"type": "mount"}]"#),
@@ -299,6 +299,16 @@ fn with(field: &str, value: Value) -> Value {
         }
     }
     *place = value;
+    // A user namespace has both mappings and must be asked for.
+    if let "linux.uidMappings" | "linux.gidMappings" = field {
+        let one = json!([{ "containerID": 0, "hostID": 1, "size": 1 }]);
+        let other = match field {
+            "linux.uidMappings" => "gidMappings",
+            _ => "uidMappings",
+        };
+        spec["linux"][other] = one;
+        spec["linux"]["namespaces"] = json!([{ "type": "user" }]);
+    }
     spec
 }
 

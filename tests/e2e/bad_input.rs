@@ -212,7 +212,7 @@ async fn what_is_unknown_is_stopped_and_removed_already() {
         Code::NotFound
     );
     let stats = runtime
-        .container_stats(v1::ContainerStatsRequest::default())
+        .pod_sandbox_stats(v1::PodSandboxStatsRequest::default())
         .await
         .unwrap_err();
     assert_eq!(stats.code(), Code::Unimplemented);

@@ -22,13 +22,16 @@ fn hooks_of_the_guest_and_of_the_image_run_and_know_the_state() {
             "createContainer": [{"path": script, "args": ["named", "one"], "env": ["WORD=w", "PATH=/usr/bin:/bin"], "timeout": 60}],
             "startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", "cat > /state; pwd >> /state"], "env": ["PATH=/bin"]}],
         });
-        let container = Container::shell("cat /state").with("/hooks", hooks);
+        let container = Container::shell("cat /state")
+            .with("/hooks", hooks)
+            .with("/annotations", json!({"who": "asks"}));
         let id = container.id.clone();
         let text = pod.succeed(container).await;
         assert!(
             text.contains(&format!("\"id\":\"{id}\"")) && text.contains("\"status\":\"created\""),
             "{text}"
         );
+        assert!(text.contains("\"who\":\"asks\""), "{text}");
         let text = fs::read_to_string(out).unwrap();
         assert!(
             text.contains("\"status\":\"creating\"") && text.contains("\"ociVersion\":\"1.2.0\""),
