@@ -299,7 +299,7 @@ fn images_without_sense_are_refused_in_one_sentence() {
         image[at..at + bytes.len()].copy_from_slice(bytes);
         image
     };
-    let cases: [(Vec<u8>, &str); 12] = [
+    let cases: [(Vec<u8>, &str); 14] = [
         (b"#!/bin/sh\n".to_vec(), "too short"),
         (vec![0; 4096], "not a 64-bit x86 ELF"),
         (changed(4, &[1]), "not a 64-bit x86 ELF"),
@@ -307,7 +307,9 @@ fn images_without_sense_are_refused_in_one_sentence() {
         (changed(32, &[0xff; 8]), "program headers"),
         (changed(54, &[57]), "program headers"),
         (changed(56, &[0, 1]), "program headers"),
-        // The segment: its address, its size in the file and in memory.
+        // The segment: its place in the file, its address, its size in the file and in memory.
+        (changed(64 + 8, &[0xff; 8]), "end of file"),
+        (changed(64 + 8, &(!0xfff_u64).to_le_bytes()), "end of file"),
         (changed(64 + 24, &0x1000_u64.to_le_bytes()), "segment"),
         (changed(64 + 24, &[0xff; 8]), "segment"),
         (changed(64 + 40, &(1_u64 << 40).to_le_bytes()), "memory"),

@@ -25,6 +25,10 @@ pub fn spec(json: &[u8]) {
                     "{mount:?}"
                 );
             }
+            // The sub-path is resolved inside the image, whatever it says.
+            Source::Image { disk, root, .. } => {
+                assert!(!disk.is_empty() && root.as_os_str().is_empty(), "{mount:?}");
+            }
             Source::New { kind, .. } => {
                 assert!(
                     kind.bytes().all(|byte| byte.is_ascii_alphanumeric()),
@@ -49,6 +53,7 @@ pub fn spec(json: &[u8]) {
     parsed.settings.iter().for_each(setting);
     // What the process is told is what was checked.
     let plan = Plan {
+        ids: parsed.ids,
         place: Place::Make(Box::new(parsed.container)),
         process: parsed.process,
     };

@@ -172,6 +172,14 @@ fn place(
     start: u64,
     length: u64,
 ) -> Result<(), std::io::Error> {
+    if length == 0 {
+        return Ok(());
+    }
+    let file_length = file.metadata()?.len();
+    let last = offset.checked_add(length);
+    if last.is_none_or(|last| last > file_length) {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
     let end = start + length;
     let first_page = start.next_multiple_of(PAGE).min(end);
     let last_page = (end / PAGE * PAGE).max(first_page);
@@ -209,9 +217,6 @@ fn map_pages(
         return Ok(true);
     }
     let size = usize::try_from(length).map_err(std::io::Error::other)?;
-    if file.metadata()?.len() < offset + length {
-        return Err(std::io::ErrorKind::UnexpectedEof.into());
-    }
     let slice = ram
         .get_slice(GuestAddress(start), size)
         .map_err(std::io::Error::other)?;
