@@ -140,7 +140,9 @@ fn the_control_socket_answers_while_the_guest_idles() {
     let names: Vec<&str> = status.devices.iter().map(|d| d.device.as_str()).collect();
     assert_eq!(
         names,
-        ["console", "vsock", "rng", "ro0", "ro1", "rw0", "rw1"]
+        [
+            "console", "vsock", "rng", "balloon", "ro0", "ro1", "rw0", "rw1"
+        ]
     );
     let (own, _) = vm.own_memory_kib();
     assert!(own < 8 * 1024, "{own} KiB");

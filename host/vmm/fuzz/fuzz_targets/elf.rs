@@ -15,7 +15,7 @@ fuzz_target!(|input: &[u8]| {
     let ram = bulkhead_vmm_fuzz::ram();
     if let Ok(kernel) = load_kernel(&ram, &file) {
         assert!(
-            kernel.end <= 0x20_0000 && kernel.entry < kernel.end,
+            kernel.end <= 0x60_0000 && kernel.entry < kernel.end,
             "{kernel:?}"
         );
         let _ = load_initrd(&ram, &file, 0x20_0000, kernel);

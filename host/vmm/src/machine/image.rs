@@ -90,6 +90,9 @@ fn load_segment(ram: &GuestRam, file: &File, header: &[u8]) -> Result<u64, Error
     let refuse = |text: &str| Error::Kernel(text.to_owned());
     let (offset, start) = (u64_at(header, 8), u64_at(header, 24));
     let (file_size, memory_size) = (u64_at(header, 32), u64_at(header, 40));
+    if memory_size == 0 {
+        return Ok(0);
+    }
     let end = start
         .checked_add(memory_size)
         .filter(|_| start >= HIGH_MEMORY && file_size <= memory_size)
