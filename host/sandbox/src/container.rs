@@ -343,13 +343,8 @@ impl Container {
             self.kill().await?;
             let gone = async {
                 running.agent.remove_container(self.id()).await?;
-                let volumes = self.record.image_volumes.iter();
-                let images = volumes.map(|volume| &volume.image_id);
-                for image in images.chain([&self.record.image_id]) {
-                    let place = running.place.as_ref();
-                    running.disks.give_back(place, image).await?;
-                }
-                Ok(())
+                let place = running.place.as_ref();
+                running.disks.give_back(place, self.id()).await
             };
             match gone.await {
                 // With its place everything of it in the guest is gone.

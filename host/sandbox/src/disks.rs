@@ -5,7 +5,7 @@
 use crate::place::Place;
 use crate::{Result, SandboxError};
 use bulkhead_vmm_api::DiskSlot;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use tokio::sync::Mutex;
 
@@ -18,7 +18,8 @@ pub(crate) struct ImageDisks {
 
 struct Bound {
     image_id: String,
-    users: usize,
+    /// The ids of those who use it. Empty only while emptying the slot has failed.
+    containers: BTreeSet<String>,
 }
 
 impl ImageDisks {
@@ -30,11 +31,12 @@ impl ImageDisks {
         }
     }
 
-    /// Binds an image for one more container and tells the slot. The lock is held over the VMM's
-    /// answer: a second container of the image must not start before the disk is there.
+    /// Binds an image for a container, which may have it already, and tells the slot. The lock is held
+    /// over the VMM's answer: a second container of the image must not start before the disk is there.
     pub(crate) async fn take(
         &self,
         place: &dyn Place,
+        container: &str,
         image_id: &str,
         disk: OwnedFd,
     ) -> Result<DiskSlot> {
@@ -43,7 +45,7 @@ impl ImageDisks {
             .iter_mut()
             .find(|(_, bound)| bound.image_id == image_id);
         if let Some((index, bound)) = found {
-            bound.users += 1;
+            bound.containers.insert(container.to_owned());
             return Ok(DiskSlot::ReadOnly(*index));
         }
         let free = (0..self.count).find(|index| !slots.contains_key(index));
@@ -58,39 +60,40 @@ impl ImageDisks {
             index,
             Bound {
                 image_id: image_id.to_owned(),
-                users: 1,
+                containers: [container.to_owned()].into(),
             },
         );
         Ok(DiskSlot::ReadOnly(index))
     }
 
     /// Notes a container that was there before this daemon started.
-    pub(crate) async fn adopt(&self, index: u8, image_id: &str) {
+    pub(crate) async fn adopt(&self, index: u8, container: &str, image_id: &str) {
         let mut slots = self.slots.lock().await;
         slots
             .entry(index)
             .or_insert_with(|| Bound {
                 image_id: image_id.to_owned(),
-                users: 0,
+                containers: BTreeSet::new(),
             })
-            .users += 1;
+            .containers
+            .insert(container.to_owned());
     }
 
-    /// Gives an image back; the guest must have unmounted it when the last user goes.
-    pub(crate) async fn give_back(&self, place: &dyn Place, image_id: &str) -> Result<()> {
+    /// Gives back all that a container has; the guest must have unmounted what nobody else uses. Can be
+    /// called again after it has failed.
+    pub(crate) async fn give_back(&self, place: &dyn Place, container: &str) -> Result<()> {
         let mut slots = self.slots.lock().await;
-        let found = slots
-            .iter_mut()
-            .find(|(_, bound)| bound.image_id == image_id);
-        let Some((&index, bound)) = found else {
-            return Ok(());
-        };
-        bound.users -= 1;
-        if bound.users > 0 {
-            return Ok(());
+        let mut unused = Vec::new();
+        for (index, bound) in slots.iter_mut() {
+            bound.containers.remove(container);
+            if bound.containers.is_empty() {
+                unused.push(*index);
+            }
         }
-        place.unbind_disk(DiskSlot::ReadOnly(index)).await?;
-        slots.remove(&index);
+        for index in unused {
+            place.unbind_disk(DiskSlot::ReadOnly(index)).await?;
+            slots.remove(&index);
+        }
         Ok(())
     }
 }

@@ -286,30 +286,15 @@ impl Sandboxes {
         disk: OwnedFd,
         volumes: Vec<(String, OwnedFd)>,
     ) -> Result<Arc<Container>> {
-        let mut taken = Vec::new();
-        let disks = self.take_disks(running, &mut record, disk, volumes, &mut taken);
-        match disks.await {
-            Ok((serial, volumes)) => {
-                request.image_disk = serial;
-                spec::add_image_mounts(&mut spec, &record.config.mounts, &volumes);
-            }
-            Err(error) => {
-                undo(running, &taken).await;
-                return Err(error);
-            }
-        }
         let id = record.id.clone();
-        request.spec = match serde_json::to_vec(&spec) {
-            Ok(spec) => spec,
-            Err(source) => {
-                undo(running, &taken).await;
-                return Err(SandboxError::Spec {
-                    container: id,
-                    source,
-                });
-            }
-        };
         let made = async {
+            let (serial, volumes) = take_disks(running, &mut record, disk, volumes).await?;
+            request.image_disk = serial;
+            spec::add_image_mounts(&mut spec, &record.config.mounts, &volumes);
+            request.spec = serde_json::to_vec(&spec).map_err(|source| SandboxError::Spec {
+                container: record.id.clone(),
+                source,
+            })?;
             self.services.store.put_container(&record).await?;
             let container = Container::new(Arc::clone(sandbox), record);
             // Known to the pod before the agent can have events of it.
@@ -327,7 +312,7 @@ impl Sandboxes {
                 sandbox.forget_container(&id);
                 let undone = async {
                     running.agent.remove_container(&id).await?;
-                    give_back(running, &taken).await
+                    running.disks.give_back(running.place.as_ref(), &id).await
                 };
                 if let Err(error) = undone.await {
                     tracing::warn!(container = id, %error, "A failed container is left in its guest");
@@ -336,37 +321,6 @@ impl Sandboxes {
                 Err(error)
             }
         }
-    }
-
-    /// Binds a container's image and those of its volumes; `taken` are the ids of what was bound,
-    /// also when this fails half way. Tells the serials.
-    async fn take_disks(
-        &self,
-        running: &Running,
-        record: &mut ContainerRecord,
-        disk: OwnedFd,
-        volumes: Vec<(String, OwnedFd)>,
-        taken: &mut Vec<String>,
-    ) -> Result<(String, Vec<spec::ImageDisk>)> {
-        let place = running.place.as_ref();
-        let root = running.disks.take(place, &record.image_id, disk).await?;
-        taken.push(record.image_id.clone());
-        if let DiskSlot::ReadOnly(index) = root {
-            record.image_slot = index;
-        }
-        let mut disks = Vec::new();
-        for (image_id, disk) in volumes {
-            let slot = running.disks.take(place, &image_id, disk).await?;
-            taken.push(image_id.clone());
-            if let DiskSlot::ReadOnly(slot) = slot {
-                let image_id = image_id.clone();
-                record.image_volumes.push(ImageVolume { image_id, slot });
-            }
-            disks.push(spec::ImageDisk {
-                serial: slot.serial(),
-            });
-        }
-        Ok((root.serial(), disks))
     }
 
     /// Removes a container, killing it first; one that is unknown is as good as removed.
@@ -414,22 +368,32 @@ impl Sandboxes {
     }
 }
 
-/// Gives images back after a failure, which is what the caller is told.
-async fn undo(running: &Running, images: &[String]) {
-    if let Err(error) = give_back(running, images).await {
-        tracing::warn!(%error, "An image stays bound to a slot");
+/// Binds a container's image and those of its volumes, and tells the serials.
+async fn take_disks(
+    running: &Running,
+    record: &mut ContainerRecord,
+    disk: OwnedFd,
+    volumes: Vec<(String, OwnedFd)>,
+) -> Result<(String, Vec<spec::ImageDisk>)> {
+    let take = async |id: &str, image_id: &str, disk| {
+        let place = running.place.as_ref();
+        running.disks.take(place, id, image_id, disk).await
+    };
+    let root = take(&record.id, &record.image_id, disk).await?;
+    if let DiskSlot::ReadOnly(index) = root {
+        record.image_slot = index;
     }
-}
-
-/// Gives images back.
-async fn give_back(running: &Running, images: &[String]) -> Result<()> {
-    for image in images {
-        running
-            .disks
-            .give_back(running.place.as_ref(), image)
-            .await?;
+    let mut disks = Vec::new();
+    for (image_id, disk) in volumes {
+        let slot = take(&record.id, &image_id, disk).await?;
+        disks.push(spec::ImageDisk {
+            serial: slot.serial(),
+        });
+        if let DiskSlot::ReadOnly(slot) = slot {
+            record.image_volumes.push(ImageVolume { image_id, slot });
+        }
     }
-    Ok(())
+    Ok((root.serial(), disks))
 }
 
 fn containers_by_id(sandbox: &Sandbox) -> BTreeMap<String, Arc<Container>> {

@@ -101,10 +101,11 @@ async fn adopt(sandbox: &Arc<Sandbox>) -> Result<(Running, u64)> {
         let record = container.record();
         running
             .disks
-            .adopt(record.image_slot, &record.image_id)
+            .adopt(record.image_slot, &record.id, &record.image_id)
             .await;
         for volume in &record.image_volumes {
-            running.disks.adopt(volume.slot, &volume.image_id).await;
+            let disks = &running.disks;
+            disks.adopt(volume.slot, &record.id, &volume.image_id).await;
         }
         adopt_container(&container, &running, &listed).await?;
     }

@@ -5,11 +5,15 @@ use async_trait::async_trait;
 use bulkhead_vmm_api::DiskSlot;
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::UnixStream;
 
 /// Notes what is bound and unbound; only the slots of a place matter here.
 #[derive(Default)]
-struct Slots(Mutex<Vec<String>>);
+struct Slots {
+    bound: Mutex<Vec<String>>,
+    refuses: AtomicBool,
+}
 
 #[async_trait]
 impl Place for Slots {
@@ -20,11 +24,20 @@ impl Place for Slots {
         })
     }
     async fn bind_disk(&self, slot: DiskSlot, _disk: OwnedFd) -> Result<()> {
-        self.0.lock().unwrap().push(format!("+{}", slot.serial()));
+        self.bound
+            .lock()
+            .unwrap()
+            .push(format!("+{}", slot.serial()));
         Ok(())
     }
     async fn unbind_disk(&self, slot: DiskSlot) -> Result<()> {
-        self.0.lock().unwrap().push(format!("-{}", slot.serial()));
+        if self.refuses.load(Ordering::Relaxed) {
+            return Err(SandboxError::Unsupported { what: "this" });
+        }
+        self.bound
+            .lock()
+            .unwrap()
+            .push(format!("-{}", slot.serial()));
         Ok(())
     }
     async fn ended(&self) -> String {
@@ -40,38 +53,53 @@ fn disk() -> OwnedFd {
 #[tokio::test]
 async fn containers_of_an_image_share_a_slot_until_the_last_is_removed() {
     let (place, disks) = (Slots::default(), ImageDisks::new("pod", 2));
-    assert_eq!(
-        disks.take(&place, "a", disk()).await.unwrap(),
-        DiskSlot::ReadOnly(0)
-    );
-    assert_eq!(
-        disks.take(&place, "a", disk()).await.unwrap(),
-        DiskSlot::ReadOnly(0)
-    );
-    assert_eq!(
-        disks.take(&place, "b", disk()).await.unwrap(),
-        DiskSlot::ReadOnly(1)
-    );
-    let full = disks.take(&place, "c", disk()).await.unwrap_err();
+    let take = async |container, image| disks.take(&place, container, image, disk()).await;
+    assert_eq!(take("one", "a").await.unwrap(), DiskSlot::ReadOnly(0));
+    // As its root and as a volume.
+    assert_eq!(take("one", "a").await.unwrap(), DiskSlot::ReadOnly(0));
+    assert_eq!(take("two", "a").await.unwrap(), DiskSlot::ReadOnly(0));
+    assert_eq!(take("two", "b").await.unwrap(), DiskSlot::ReadOnly(1));
+    let full = take("three", "c").await.unwrap_err();
     assert!(full.to_string().contains("read_only_slots"), "{full}");
-    disks.give_back(&place, "a").await.unwrap();
-    disks.give_back(&place, "a").await.unwrap();
-    disks.give_back(&place, "a").await.unwrap();
+    disks.give_back(&place, "one").await.unwrap();
+    disks.give_back(&place, "one").await.unwrap();
+    assert_eq!(*place.bound.lock().unwrap(), ["+ro0", "+ro1"]);
+    disks.give_back(&place, "two").await.unwrap();
+    assert_eq!(take("three", "c").await.unwrap(), DiskSlot::ReadOnly(0));
     assert_eq!(
-        disks.take(&place, "c", disk()).await.unwrap(),
-        DiskSlot::ReadOnly(0)
+        *place.bound.lock().unwrap(),
+        ["+ro0", "+ro1", "-ro0", "-ro1", "+ro0"]
     );
-    assert_eq!(*place.0.lock().unwrap(), ["+ro0", "+ro1", "-ro0", "+ro0"]);
+}
+
+#[tokio::test]
+async fn giving_back_can_be_tried_again() {
+    let (place, disks) = (Slots::default(), ImageDisks::new("pod", 2));
+    for (container, image) in [("one", "a"), ("two", "a"), ("one", "b")] {
+        disks.take(&place, container, image, disk()).await.unwrap();
+    }
+    place.refuses.store(true, Ordering::Relaxed);
+    disks.give_back(&place, "one").await.unwrap_err();
+    disks.give_back(&place, "one").await.unwrap_err();
+    place.refuses.store(false, Ordering::Relaxed);
+    disks.give_back(&place, "one").await.unwrap();
+    // The other container still has the first.
+    assert_eq!(*place.bound.lock().unwrap(), ["+ro0", "+ro1", "-ro1"]);
+    disks.give_back(&place, "two").await.unwrap();
+    assert_eq!(
+        *place.bound.lock().unwrap(),
+        ["+ro0", "+ro1", "-ro1", "-ro0"]
+    );
 }
 
 #[tokio::test]
 async fn an_adopted_slot_is_in_use() {
     let (place, disks) = (Slots::default(), ImageDisks::new("pod", 2));
-    disks.adopt(0, "a").await;
+    disks.adopt(0, "one", "a").await;
     assert_eq!(
-        disks.take(&place, "b", disk()).await.unwrap(),
+        disks.take(&place, "two", "b", disk()).await.unwrap(),
         DiskSlot::ReadOnly(1)
     );
-    disks.give_back(&place, "a").await.unwrap();
-    assert_eq!(*place.0.lock().unwrap(), ["+ro1", "-ro0"]);
+    disks.give_back(&place, "one").await.unwrap();
+    assert_eq!(*place.bound.lock().unwrap(), ["+ro1", "-ro0"]);
 }
