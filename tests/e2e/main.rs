@@ -7,6 +7,7 @@
 mod bad_guest;
 mod bad_input;
 mod bad_node;
+mod block_volumes;
 mod cage;
 mod cli;
 mod confinement;

@@ -52,6 +52,16 @@ impl<'a> Pod<'a> {
         Self::run_config(node, config(node, name), "").await
     }
 
+    /// A pod that runs already, made by `run` with this name.
+    #[must_use]
+    pub fn found(node: &'a Node, name: &str, id: &str) -> Self {
+        Self {
+            node,
+            config: config(node, name),
+            id: id.to_owned(),
+        }
+    }
+
     /// Runs a pod sandbox of a configuration with a runtime handler.
     ///
     /// # Errors

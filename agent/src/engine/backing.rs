@@ -1,10 +1,10 @@
 //! What stands behind a container's root: an image to read and a place to write.
 
-use crate::Result;
 use crate::deadline::Deadline;
 use crate::disk::Disks;
 use crate::error::Context;
 use crate::pod::Scratch;
+use crate::{Error, Result};
 use async_trait::async_trait;
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::collections::HashMap;
@@ -17,6 +17,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 pub trait Backing: Send + Sync {
     /// The image of this name, once it is there. It stays as long as the result is kept.
     async fn image(&self, name: &str, deadline: Deadline) -> Result<Arc<Image>>;
+    /// The device number of a disk, once something is bound to it.
+    async fn device(&self, serial: &str, _: Deadline) -> Result<u64> {
+        Err(Error::NotFound(format!("There is no disk {serial} here")))
+    }
     /// The directory in which a container may have one of its own for its changes.
     fn scratch(&self) -> Result<PathBuf>;
 }
@@ -101,6 +105,13 @@ impl Backing for GuestDisks {
     async fn image(&self, name: &str, deadline: Deadline) -> Result<Arc<Image>> {
         let disk = self.disks.wait(name, deadline).await?;
         self.mount(name, &disk.node)
+    }
+
+    async fn device(&self, serial: &str, deadline: Deadline) -> Result<u64> {
+        let disk = self.disks.wait(serial, deadline).await?;
+        let stat = rustix::fs::stat(&disk.node)
+            .context(|| format!("Cannot find the device of disk {serial}"))?;
+        Ok(stat.st_rdev)
     }
 
     fn scratch(&self) -> Result<PathBuf> {

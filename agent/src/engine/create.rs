@@ -55,7 +55,7 @@ pub(super) async fn create(
         mut container,
         mut process,
         settings,
-        device_rules,
+        mut device_rules,
         namespace_files,
         ids,
     } = spec::parse(&request.spec)?;
@@ -92,6 +92,12 @@ pub(super) async fn create(
     let mut users = Vec::new();
     for maps in &container.user_namespaces {
         users.push(shared.namespaces.user(shared, maps).await?);
+    }
+    for asked in &request.block_devices {
+        let number = shared.backing.device(&asked.disk, deadline).await?;
+        let (node, rule) = devices::of_disk(asked, number)?;
+        container.devices.push(node);
+        device_rules.push(rule);
     }
     if request.guest_devices {
         let all = devices::of_guest(Path::new("/dev"))?;

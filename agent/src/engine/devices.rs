@@ -1,11 +1,35 @@
-//! The guest's device nodes, for containers that get all of them.
+//! Device nodes that no specification describes: disks by their serial, and for containers that get all
+//! of them those of the guest.
 
+use super::BlockDevice;
 use crate::Result;
+use crate::cgroup::devices::{Kind, Rule};
 use crate::error::Context;
 use crate::init::plan::Device;
+use crate::spec;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+
+/// The node of a disk, and the rule that lets a container use it.
+pub(super) fn of_disk(asked: &BlockDevice, number: u64) -> Result<(Device, Rule)> {
+    let node = Device {
+        path: spec::device_path(&asked.path)?,
+        mode: libc::S_IFBLK | (asked.mode & 0o7777),
+        major: rustix::fs::major(number),
+        minor: rustix::fs::minor(number),
+        uid: asked.uid,
+        gid: asked.gid,
+    };
+    let rule = Rule {
+        allow: true,
+        kind: Kind::Block,
+        major: Some(node.major),
+        minor: Some(node.minor),
+        access: spec::device_access(&asked.access)?,
+    };
+    Ok((node, rule))
+}
 
 /// Directories and files below /dev that a container has of its own.
 const OWN: [&str; 6] = ["pts", "shm", "mqueue", "fd", "console", "ptmx"];

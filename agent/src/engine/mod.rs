@@ -134,6 +134,25 @@ pub struct CreateSpec {
     pub pid: PidNamespace,
     /// Whether it gets the guest's device nodes.
     pub guest_devices: bool,
+    /// Disks that it sees as devices.
+    pub block_devices: Vec<BlockDevice>,
+}
+
+/// A disk that a container sees as a device.
+#[derive(Debug, Clone)]
+pub struct BlockDevice {
+    /// Serial of the disk.
+    pub disk: String,
+    /// The node's path in the container.
+    pub path: String,
+    /// Letters of "rwm".
+    pub access: String,
+    /// Permissions of the node.
+    pub mode: u32,
+    /// Owner of the node.
+    pub uid: u32,
+    /// Group of the node.
+    pub gid: u32,
 }
 
 /// Which pid namespace a container gets.

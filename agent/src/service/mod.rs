@@ -2,7 +2,7 @@
 //! pod, and turns errors into statuses. Nothing is decided here.
 
 use crate::deadline::Deadline;
-use crate::engine::{CreateSpec, Engine, ExecSpec, PidNamespace, StdioSpec};
+use crate::engine::{BlockDevice, CreateSpec, Engine, ExecSpec, PidNamespace, StdioSpec};
 use crate::id::Id;
 use crate::pod::Pod;
 use crate::streams::server::Incoming;
@@ -59,6 +59,17 @@ fn exec(id: &str) -> Answer<Option<Id>> {
     Id::parse("Exec", id).map(Some).map_err(rpc)
 }
 
+fn block(device: api::BlockDevice) -> BlockDevice {
+    BlockDevice {
+        disk: device.disk,
+        path: device.path,
+        access: device.access,
+        mode: device.mode,
+        uid: device.uid,
+        gid: device.gid,
+    }
+}
+
 fn pid_namespace(request: &CreateContainerRequest) -> crate::Result<PidNamespace> {
     match request.pid_namespace.enum_value() {
         Ok(api::PidNamespace::SPEC_PID) => Ok(PidNamespace::Spec),
@@ -105,6 +116,7 @@ impl agent_ttrpc::Agent for Service {
             user: request.user,
             strict_groups: request.strict_groups,
             guest_devices: request.guest_devices,
+            block_devices: request.block_devices.into_iter().map(block).collect(),
         };
         let mut response = CreateContainerResponse::new();
         response.pid = self

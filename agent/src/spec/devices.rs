@@ -48,28 +48,32 @@ fn rule(rule: &LinuxDeviceCgroup) -> Result<Rule> {
             Error::Invalid(format!("linux.resources.devices has the number {number}"))
         }),
     };
+    Ok(Rule {
+        allow,
+        kind,
+        major: number(rule.major())?,
+        minor: number(rule.minor())?,
+        access: device_access(rule.access().as_deref().unwrap_or("rwm"))?,
+    })
+}
+
+/// Reads letters of "rwm" as bits of [`access`].
+pub(crate) fn device_access(letters: &str) -> Result<u32> {
     let mut bits = 0;
-    let text = rule.access().as_deref().unwrap_or("rwm");
-    for letter in text.chars() {
+    for letter in letters.chars() {
         bits |= match letter {
             'r' => access::READ,
             'w' => access::WRITE,
             'm' => access::MKNOD,
             _ => {
                 return Err(Error::Invalid(format!(
-                    "linux.resources.devices has access {}; it is made of r, w and m",
-                    quote(text)
+                    "A device's access is made of r, w and m, not {}",
+                    quote(letters)
                 )));
             }
         };
     }
-    Ok(Rule {
-        allow,
-        kind,
-        major: number(rule.major())?,
-        minor: number(rule.minor())?,
-        access: bits,
-    })
+    Ok(bits)
 }
 
 #[cfg(test)]

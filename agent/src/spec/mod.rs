@@ -19,6 +19,7 @@ use crate::cgroup::devices::Rule;
 use crate::id::quote;
 use crate::init::plan::{Container, Device, IdMaps, Process};
 use crate::{Error, Result, seccomp};
+pub(crate) use devices::device_access;
 use ids::id_maps;
 use oci_spec::runtime::{Linux, LinuxDeviceType, LinuxNamespaceType, LinuxResources, Spec};
 use std::path::{Path, PathBuf};
@@ -260,7 +261,7 @@ fn devices(linux: &Linux) -> Result<Vec<Device>> {
     limited(linux.devices(), "linux.devices")?
         .iter()
         .map(|device| {
-            let path = absolute(&device.path().to_string_lossy(), "device path")?;
+            let path = device_path(&device.path().to_string_lossy())?;
             let number = |number: i64| {
                 u32::try_from(number)
                     .map_err(|_| Error::Invalid(format!("Device {path} has no valid number")))
@@ -285,6 +286,11 @@ fn devices(linux: &Linux) -> Result<Vec<Device>> {
             })
         })
         .collect()
+}
+
+/// Checks where a device's node shall be.
+pub(crate) fn device_path(path: &str) -> Result<String> {
+    absolute(path, "device path")
 }
 
 /// A list, none being an empty one, of bounded length.

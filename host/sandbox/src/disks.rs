@@ -1,39 +1,54 @@
-//! Which image stands behind which read-only slot of a pod.
+//! What stands behind which disk slot of a pod.
 //!
-//! Containers of one image share its slot; it is emptied when the last of them is removed.
+//! Containers of one image share its read-only slot; it is emptied when the last of them is removed. A
+//! raw block volume keeps its slot until the pod ends: a later container that asks for the same device
+//! of the node finds it there.
 
 use crate::place::Place;
+use crate::record::BlockVolume;
 use crate::{Result, SandboxError};
 use bulkhead_vmm_api::DiskSlot;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use tokio::sync::Mutex;
 
-/// The read-only slots of one pod.
-pub(crate) struct ImageDisks {
+/// The read-write slot of the pod's scratch disk.
+pub(crate) const SCRATCH: DiskSlot = DiskSlot::ReadWrite(0);
+
+/// The slots of one pod, but for that of the scratch disk.
+pub(crate) struct PodDisks {
     pod: String,
-    count: u8,
-    slots: Mutex<BTreeMap<u8, Bound>>,
+    read_only: u8,
+    read_write: u8,
+    slots: Mutex<BTreeMap<DiskSlot, Bound>>,
 }
 
-struct Bound {
-    image_id: String,
-    /// The ids of those who use it. Empty only while emptying the slot has failed.
-    containers: BTreeSet<String>,
+enum Bound {
+    Image {
+        id: String,
+        /// The ids of those who use it. Empty only while emptying the slot has failed.
+        containers: BTreeSet<String>,
+    },
+    Device {
+        /// `st_rdev` on the node.
+        number: u64,
+    },
 }
 
-impl ImageDisks {
-    pub(crate) fn new(pod: &str, count: u8) -> Self {
+impl PodDisks {
+    /// A pod with so many slots of each kind.
+    pub(crate) fn new(pod: &str, read_only: u8, read_write: u8) -> Self {
         Self {
             pod: pod.to_owned(),
-            count,
+            read_only,
+            read_write,
             slots: Mutex::default(),
         }
     }
 
     /// Binds an image for a container, which may have it already, and tells the slot. The lock is held
     /// over the VMM's answer: a second container of the image must not start before the disk is there.
-    pub(crate) async fn take(
+    pub(crate) async fn take_image(
         &self,
         place: &dyn Place,
         container: &str,
@@ -41,58 +56,136 @@ impl ImageDisks {
         disk: OwnedFd,
     ) -> Result<DiskSlot> {
         let mut slots = self.slots.lock().await;
-        let found = slots
-            .iter_mut()
-            .find(|(_, bound)| bound.image_id == image_id);
-        if let Some((index, bound)) = found {
-            bound.containers.insert(container.to_owned());
-            return Ok(DiskSlot::ReadOnly(*index));
+        for (slot, bound) in slots.iter_mut() {
+            if let Bound::Image { id, containers } = bound
+                && id == image_id
+            {
+                containers.insert(container.to_owned());
+                return Ok(*slot);
+            }
         }
-        let free = (0..self.count).find(|index| !slots.contains_key(index));
-        let index = free.ok_or_else(|| SandboxError::NoSlot {
-            pod: self.pod.clone(),
-            kind: "read-only",
-            count: self.count,
-            option: "read_only_slots",
-        })?;
-        place.bind_disk(DiskSlot::ReadOnly(index), disk).await?;
-        slots.insert(
-            index,
-            Bound {
-                image_id: image_id.to_owned(),
-                containers: [container.to_owned()].into(),
-            },
-        );
-        Ok(DiskSlot::ReadOnly(index))
+        let slot = self.free(&slots, false)?;
+        place.bind_disk(slot, disk).await?;
+        let bound = Bound::Image {
+            id: image_id.to_owned(),
+            containers: [container.to_owned()].into(),
+        };
+        slots.insert(slot, bound);
+        Ok(slot)
+    }
+
+    /// Binds a block device of the node, unless the pod has it already, and tells the slot. One that was
+    /// asked for once to be read and once to be written has two slots.
+    pub(crate) async fn take_device(
+        &self,
+        place: &dyn Place,
+        number: u64,
+        write: bool,
+        device: OwnedFd,
+    ) -> Result<DiskSlot> {
+        let mut slots = self.slots.lock().await;
+        let found = slots.iter().find(|(slot, bound)| {
+            matches!(bound, Bound::Device { number: other } if *other == number)
+                && matches!(slot, DiskSlot::ReadWrite(_)) == write
+        });
+        if let Some((slot, _)) = found {
+            return Ok(*slot);
+        }
+        let slot = self.free(&slots, write)?;
+        place.bind_disk(slot, device).await?;
+        slots.insert(slot, Bound::Device { number });
+        Ok(slot)
+    }
+
+    fn free(&self, slots: &BTreeMap<DiskSlot, Bound>, write: bool) -> Result<DiskSlot> {
+        self.row()
+            .filter(|slot| matches!(slot, DiskSlot::ReadWrite(_)) == write)
+            .find(|slot| !slots.contains_key(slot))
+            .ok_or_else(|| SandboxError::NoSlot {
+                pod: self.pod.clone(),
+                kind: if write { "read-write" } else { "read-only" },
+                count: if write {
+                    self.read_write
+                } else {
+                    self.read_only
+                },
+                option: if write {
+                    "read_write_slots"
+                } else {
+                    "read_only_slots"
+                },
+            })
+    }
+
+    /// All slots that there are.
+    fn row(&self) -> impl Iterator<Item = DiskSlot> {
+        let read_only = (0..self.read_only).map(DiskSlot::ReadOnly);
+        let read_write = (0..self.read_write).map(DiskSlot::ReadWrite);
+        let all = read_only.chain(read_write);
+        all.filter(|slot| *slot != SCRATCH)
     }
 
     /// Notes a container that was there before this daemon started.
-    pub(crate) async fn adopt(&self, index: u8, container: &str, image_id: &str) {
+    pub(crate) async fn adopt_image(&self, slot: u8, container: &str, image_id: &str) {
         let mut slots = self.slots.lock().await;
-        slots
-            .entry(index)
-            .or_insert_with(|| Bound {
-                image_id: image_id.to_owned(),
+        let bound = slots
+            .entry(DiskSlot::ReadOnly(slot))
+            .or_insert_with(|| Bound::Image {
+                id: image_id.to_owned(),
                 containers: BTreeSet::new(),
-            })
-            .containers
-            .insert(container.to_owned());
+            });
+        if let Bound::Image { containers, .. } = bound {
+            containers.insert(container.to_owned());
+        }
     }
 
-    /// Gives back all that a container has; the guest must have unmounted what nobody else uses. Can be
-    /// called again after it has failed.
+    /// Notes the devices that were bound before this daemon started.
+    pub(crate) async fn adopt_devices(&self, volumes: &[BlockVolume]) {
+        let mut slots = self.slots.lock().await;
+        for BlockVolume { slot, number } in volumes {
+            slots.insert(*slot, Bound::Device { number: *number });
+        }
+    }
+
+    /// Empties what nobody is known to use: an earlier daemon ended between binding a disk and
+    /// remembering it, and so has told nobody of it.
+    pub(crate) async fn empty_unknown(&self, place: &dyn Place) -> Result<()> {
+        let slots = self.slots.lock().await;
+        for slot in self.row().filter(|slot| !slots.contains_key(slot)) {
+            place.unbind_disk(slot).await?;
+        }
+        Ok(())
+    }
+
+    /// The devices that are bound.
+    pub(crate) async fn devices(&self) -> Vec<BlockVolume> {
+        let slots = self.slots.lock().await;
+        let devices = slots.iter().filter_map(|(slot, bound)| match bound {
+            Bound::Device { number } => Some(BlockVolume {
+                slot: *slot,
+                number: *number,
+            }),
+            Bound::Image { .. } => None,
+        });
+        devices.collect()
+    }
+
+    /// Gives back the images that a container has; the guest must have unmounted what nobody else uses.
+    /// Can be called again after it has failed.
     pub(crate) async fn give_back(&self, place: &dyn Place, container: &str) -> Result<()> {
         let mut slots = self.slots.lock().await;
         let mut unused = Vec::new();
-        for (index, bound) in slots.iter_mut() {
-            bound.containers.remove(container);
-            if bound.containers.is_empty() {
-                unused.push(*index);
+        for (slot, bound) in slots.iter_mut() {
+            if let Bound::Image { containers, .. } = bound {
+                containers.remove(container);
+                if containers.is_empty() {
+                    unused.push(*slot);
+                }
             }
         }
-        for index in unused {
-            place.unbind_disk(DiskSlot::ReadOnly(index)).await?;
-            slots.remove(&index);
+        for slot in unused {
+            place.unbind_disk(slot).await?;
+            slots.remove(&slot);
         }
         Ok(())
     }

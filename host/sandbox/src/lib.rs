@@ -8,6 +8,7 @@
 //! its disk as an open file.
 
 mod agent;
+mod block;
 mod cgroup;
 mod config;
 mod container;

@@ -1,6 +1,7 @@
 //! What is remembered of pods and containers, in memory and in the store.
 
 use bulkhead_cri::v1;
+use bulkhead_vmm_api::DiskSlot;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -63,6 +64,18 @@ pub struct SandboxRecord {
     /// The VMM, while it runs.
     #[serde(default)]
     pub vmm: Option<VmmIdentity>,
+    /// The block devices of the node that its containers have asked for.
+    #[serde(default)]
+    pub block_volumes: Vec<BlockVolume>,
+}
+
+/// A block device of the node behind a slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockVolume {
+    /// The slot.
+    pub slot: DiskSlot,
+    /// `st_rdev` on the node.
+    pub number: u64,
 }
 
 /// A process and a way to know it from another that got its number later.

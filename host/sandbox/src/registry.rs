@@ -12,7 +12,7 @@ use crate::sandbox::{self, Running, Sandbox, Services};
 use crate::scratch::ScratchMaker;
 use crate::store::{Store, blocking};
 use crate::vm::Users;
-use crate::{Result, SandboxError, cgroup, restore, spec};
+use crate::{Result, SandboxError, block, cgroup, restore, spec};
 use bulkhead_agent_api::agent::CreateContainerRequest;
 use bulkhead_cri::v1;
 use bulkhead_vmm_api::DiskSlot;
@@ -120,6 +120,7 @@ impl Sandboxes {
             phases: Default::default(),
             guest_kernel: String::new(),
             vmm: None,
+            block_volumes: Vec::new(),
         };
         self.names.reserve("pod sandbox", &name, &id)?;
         if let Err(error) = self.services.store.put_sandbox(&record).await {
@@ -217,6 +218,7 @@ impl Sandboxes {
         let profiles = &self.services.config.seccomp_profiles;
         spec::seccomp::apply(&mut built.spec, &config, profiles).await?;
         let stop_signal = spec::stop_signal(&image.stop_signal)?;
+        let devices = block::open(config.devices.clone()).await?;
         let mut request = CreateContainerRequest::new();
         request.container_id = id.clone();
         request.user = built.user.clone();
@@ -258,8 +260,11 @@ impl Sandboxes {
                     &sandbox,
                     &running,
                     (record, built.spec, request),
-                    disk,
-                    volumes,
+                    ContainerDisks {
+                        image: disk,
+                        volumes,
+                        devices,
+                    },
                 )
                 .await;
             if made.is_err() {
@@ -283,12 +288,17 @@ impl Sandboxes {
         sandbox: &Arc<Sandbox>,
         running: &Running,
         (mut record, mut spec, mut request): (ContainerRecord, Spec, CreateContainerRequest),
-        disk: OwnedFd,
-        volumes: Vec<(String, OwnedFd)>,
+        disks: ContainerDisks,
     ) -> Result<Arc<Container>> {
         let id = record.id.clone();
         let made = async {
-            let (serial, volumes) = take_disks(running, &mut record, disk, volumes).await?;
+            if !disks.devices.is_empty() {
+                let place = running.place.as_ref();
+                request.block_devices = block::bind(place, &running.disks, disks.devices).await?;
+                sandbox.remember_devices(&running.disks).await?;
+            }
+            let (serial, volumes) =
+                take_images(running, &mut record, disks.image, disks.volumes).await?;
             request.image_disk = serial;
             spec::add_image_mounts(&mut spec, &record.config.mounts, &volumes);
             request.spec = serde_json::to_vec(&spec).map_err(|source| SandboxError::Spec {
@@ -368,8 +378,16 @@ impl Sandboxes {
     }
 }
 
+/// What a container has behind slots, opened.
+struct ContainerDisks {
+    image: OwnedFd,
+    /// The ids and disks of the images that it has as volumes.
+    volumes: Vec<(String, OwnedFd)>,
+    devices: Vec<block::Volume>,
+}
+
 /// Binds a container's image and those of its volumes, and tells the serials.
-async fn take_disks(
+async fn take_images(
     running: &Running,
     record: &mut ContainerRecord,
     disk: OwnedFd,
@@ -377,7 +395,7 @@ async fn take_disks(
 ) -> Result<(String, Vec<spec::ImageDisk>)> {
     let take = async |id: &str, image_id: &str, disk| {
         let place = running.place.as_ref();
-        running.disks.take(place, id, image_id, disk).await
+        running.disks.take_image(place, id, image_id, disk).await
     };
     let root = take(&record.id, &record.image_id, disk).await?;
     if let DiskSlot::ReadOnly(index) = root {

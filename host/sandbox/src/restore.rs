@@ -6,7 +6,7 @@
 use crate::agent::Agent;
 use crate::cgroup::PodCgroup;
 use crate::container::Container;
-use crate::disks::ImageDisks;
+use crate::disks::PodDisks;
 use crate::place::Place;
 use crate::record::{ContainerState, SandboxState};
 use crate::registry::Sandboxes;
@@ -89,7 +89,12 @@ async fn adopt(sandbox: &Arc<Sandbox>) -> Result<(Running, u64)> {
     let vm = Vm::adopt(&record.id, &sandbox.directory(), identity, &cgroup, users).await?;
     let place: Arc<dyn Place> = Arc::new(vm);
     let agent = Agent::connect(&record.id, Arc::clone(&place)).await?;
-    let disks = ImageDisks::new(&record.id, record.runtime.read_only_slots);
+    let disks = PodDisks::new(
+        &record.id,
+        record.runtime.read_only_slots,
+        record.runtime.read_write_slots,
+    );
+    disks.adopt_devices(&record.block_volumes).await;
     let running = Running {
         place,
         agent,
@@ -101,15 +106,18 @@ async fn adopt(sandbox: &Arc<Sandbox>) -> Result<(Running, u64)> {
         let record = container.record();
         running
             .disks
-            .adopt(record.image_slot, &record.id, &record.image_id)
+            .adopt_image(record.image_slot, &record.id, &record.image_id)
             .await;
         for volume in &record.image_volumes {
             let disks = &running.disks;
-            disks.adopt(volume.slot, &record.id, &volume.image_id).await;
+            disks
+                .adopt_image(volume.slot, &record.id, &volume.image_id)
+                .await;
         }
         adopt_container(&container, &running, &listed).await?;
     }
     remove_unknown_containers(sandbox, &running, &listed).await?;
+    running.disks.empty_unknown(running.place.as_ref()).await?;
     Ok((running, listed.last_event))
 }
 

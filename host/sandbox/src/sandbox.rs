@@ -19,7 +19,7 @@ use crate::agent::Agent;
 use crate::cgroup::PodCgroup;
 use crate::config::NodeConfig;
 use crate::container::Container;
-use crate::disks::ImageDisks;
+use crate::disks::{PodDisks, SCRATCH};
 use crate::phases::monotonic_ns;
 use crate::place::Place;
 use crate::record::{SandboxRecord, SandboxState};
@@ -28,7 +28,6 @@ use crate::store::Store;
 use crate::vm::{Feed, Users, Vm, VmRequest};
 use crate::{Result, SandboxError};
 use bulkhead_agent_api::agent::{Announcement, Exit};
-use bulkhead_vmm_api::DiskSlot;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -38,8 +37,6 @@ use tokio_util::sync::CancellationToken;
 
 mod configure;
 
-/// The scratch disk's slot.
-const SCRATCH: DiskSlot = DiskSlot::ReadWrite(0);
 /// How long a guest may take to end by itself before its VM is ended.
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(10);
 
@@ -55,6 +52,8 @@ pub(crate) struct Services {
 pub struct Sandbox {
     pub(crate) services: Arc<Services>,
     record: Mutex<SandboxRecord>,
+    /// Held while the record goes to the store, so that the newest is the last.
+    storing: tokio::sync::Mutex<()>,
     state: watch::Sender<SandboxState>,
     stop: CancellationToken,
     running: OnceLock<Arc<Running>>,
@@ -65,7 +64,7 @@ pub struct Sandbox {
 pub(crate) struct Running {
     pub(crate) place: Arc<dyn Place>,
     pub(crate) agent: Agent,
-    pub(crate) disks: ImageDisks,
+    pub(crate) disks: PodDisks,
     pub(crate) exits: Exits,
 }
 
@@ -105,6 +104,7 @@ impl Sandbox {
             services,
             state: watch::Sender::new(record.state.clone()),
             record: Mutex::new(record),
+            storing: tokio::sync::Mutex::default(),
             stop: CancellationToken::new(),
             running: OnceLock::new(),
             containers: Mutex::default(),
@@ -177,8 +177,27 @@ impl Sandbox {
         PodCgroup::at(&self.lock_record().cgroup)
     }
 
+    /// Remembers which devices of the node its slots have.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn remember_devices(&self, disks: &PodDisks) -> Result<()> {
+        let _turn = self.storing.lock().await;
+        let record = {
+            let devices = disks.devices().await;
+            self.lock_record().block_volumes = devices;
+            self.record()
+        };
+        match record.state {
+            // The record may be gone already.
+            SandboxState::Ended { .. } => Ok(()),
+            _ => self.services.store.put_sandbox(&record).await,
+        }
+    }
+
     /// Intent first: the store knows before anybody else does.
     async fn enter(&self, state: SandboxState) {
+        let _turn = self.storing.lock().await;
         let record = SandboxRecord {
             state: state.clone(),
             ..self.lock_record().clone()
@@ -326,7 +345,11 @@ async fn boot(
     Ok(Running {
         place,
         agent,
-        disks: ImageDisks::new(&record.id, record.runtime.read_only_slots),
+        disks: PodDisks::new(
+            &record.id,
+            record.runtime.read_only_slots,
+            record.runtime.read_write_slots,
+        ),
         exits: Exits::default(),
     })
 }

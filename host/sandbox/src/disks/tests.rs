@@ -1,4 +1,4 @@
-use super::ImageDisks;
+use super::PodDisks;
 use crate::place::Place;
 use crate::{Result, SandboxError};
 use async_trait::async_trait;
@@ -52,8 +52,8 @@ fn disk() -> OwnedFd {
 
 #[tokio::test]
 async fn containers_of_an_image_share_a_slot_until_the_last_is_removed() {
-    let (place, disks) = (Slots::default(), ImageDisks::new("pod", 2));
-    let take = async |container, image| disks.take(&place, container, image, disk()).await;
+    let (place, disks) = (Slots::default(), PodDisks::new("pod", 2, 2));
+    let take = async |container, image| disks.take_image(&place, container, image, disk()).await;
     assert_eq!(take("one", "a").await.unwrap(), DiskSlot::ReadOnly(0));
     // As its root and as a volume.
     assert_eq!(take("one", "a").await.unwrap(), DiskSlot::ReadOnly(0));
@@ -74,9 +74,12 @@ async fn containers_of_an_image_share_a_slot_until_the_last_is_removed() {
 
 #[tokio::test]
 async fn giving_back_can_be_tried_again() {
-    let (place, disks) = (Slots::default(), ImageDisks::new("pod", 2));
+    let (place, disks) = (Slots::default(), PodDisks::new("pod", 2, 2));
     for (container, image) in [("one", "a"), ("two", "a"), ("one", "b")] {
-        disks.take(&place, container, image, disk()).await.unwrap();
+        disks
+            .take_image(&place, container, image, disk())
+            .await
+            .unwrap();
     }
     place.refuses.store(true, Ordering::Relaxed);
     disks.give_back(&place, "one").await.unwrap_err();
@@ -94,12 +97,38 @@ async fn giving_back_can_be_tried_again() {
 
 #[tokio::test]
 async fn an_adopted_slot_is_in_use() {
-    let (place, disks) = (Slots::default(), ImageDisks::new("pod", 2));
-    disks.adopt(0, "one", "a").await;
+    let (place, disks) = (Slots::default(), PodDisks::new("pod", 2, 2));
+    disks.adopt_image(0, "one", "a").await;
     assert_eq!(
-        disks.take(&place, "two", "b", disk()).await.unwrap(),
+        disks.take_image(&place, "two", "b", disk()).await.unwrap(),
         DiskSlot::ReadOnly(1)
     );
     disks.give_back(&place, "one").await.unwrap();
     assert_eq!(*place.bound.lock().unwrap(), ["+ro1", "-ro0"]);
+}
+
+#[tokio::test]
+async fn a_device_keeps_its_slot_whoever_asks_again() {
+    let (place, disks) = (Slots::default(), PodDisks::new("pod", 2, 2));
+    let take = async |number, write| disks.take_device(&place, number, write, disk()).await;
+    // The first read-write slot is the scratch disk's.
+    assert_eq!(take(7, true).await.unwrap(), DiskSlot::ReadWrite(1));
+    assert_eq!(take(7, true).await.unwrap(), DiskSlot::ReadWrite(1));
+    assert_eq!(take(7, false).await.unwrap(), DiskSlot::ReadOnly(0));
+    let full = take(8, true).await.unwrap_err();
+    assert!(full.to_string().contains("read_write_slots"), "{full}");
+    let image = disks.take_image(&place, "one", "a", disk()).await.unwrap();
+    assert_eq!(image, DiskSlot::ReadOnly(1));
+    disks.give_back(&place, "one").await.unwrap();
+    assert_eq!(
+        *place.bound.lock().unwrap(),
+        ["+rw1", "+ro0", "+ro1", "-ro1"]
+    );
+    let volumes = disks.devices().await;
+    let adopted = PodDisks::new("pod", 2, 2);
+    adopted.adopt_devices(&volumes).await;
+    assert_eq!(adopted.devices().await, volumes);
+    adopted.empty_unknown(&place).await.unwrap();
+    // Neither the devices nor the scratch disk.
+    assert_eq!(place.bound.lock().unwrap()[4..], ["-ro1"]);
 }

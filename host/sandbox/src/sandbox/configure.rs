@@ -166,6 +166,7 @@ mod tests {
             phases: Default::default(),
             guest_kernel: String::new(),
             vmm: None,
+            block_volumes: Vec::new(),
         })
     }
 

@@ -30,7 +30,6 @@ pub(crate) fn container(config: &v1::ContainerConfig) -> Result<()> {
             config.mounts.iter().any(|mount| mount.image.is_none()),
             "config.mounts (other than of images)",
         ),
-        (!config.devices.is_empty(), "config.devices"),
         (!config.cdi_devices.is_empty(), "config.CDI_devices"),
     ] {
         if asked {

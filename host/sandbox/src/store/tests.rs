@@ -14,6 +14,7 @@ fn record(id: &str, state: SandboxState) -> SandboxRecord {
         phases: Default::default(),
         guest_kernel: String::new(),
         vmm: None,
+        block_volumes: Vec::new(),
     }
 }
 

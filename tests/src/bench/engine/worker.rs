@@ -113,6 +113,7 @@ async fn round(engine: &Engine, number: usize) -> Result<Round> {
         strict_groups: false,
         pid: PidNamespace::Spec,
         guest_devices: false,
+        block_devices: Vec::new(),
     };
     let process = spec(&["true"])?["process"].to_string().into_bytes();
     let began = Instant::now();
