@@ -152,7 +152,7 @@ async fn running_containers_have_figures() {
     let written = async {
         loop {
             let stats = of(&busy).await.unwrap();
-            // Counted in the background.
+            // Known at once, when it is written.
             if stats
                 .writable_layer
                 .as_ref()

@@ -3,7 +3,7 @@
 use crate::deadline::Deadline;
 use crate::disk::Disks;
 use crate::error::Context;
-use crate::pod::Scratch;
+use crate::pod::{Project, Scratch};
 use crate::{Error, Result};
 use async_trait::async_trait;
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -23,6 +23,10 @@ pub trait Backing: Send + Sync {
     }
     /// The directory in which a container may have one of its own for its changes.
     fn scratch(&self) -> Result<PathBuf>;
+    /// Has the file system count what is in an empty directory of the scratch space, where it can.
+    fn project(&self, _directory: &Path) -> Result<Option<Project>> {
+        Ok(None)
+    }
 }
 
 /// A directory with an image in it.
@@ -116,5 +120,9 @@ impl Backing for GuestDisks {
 
     fn scratch(&self) -> Result<PathBuf> {
         self.scratch.directory()
+    }
+
+    fn project(&self, directory: &Path) -> Result<Option<Project>> {
+        self.scratch.project(directory).map(Some)
     }
 }

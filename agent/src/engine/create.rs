@@ -3,7 +3,7 @@
 use super::actor::log;
 use super::launch::{Birth, Waiting, launch};
 use super::stdio::Prepared;
-use super::usage::Usage;
+use super::usage::{Counter, Usage};
 use super::{CreateSpec, ExecSpec, Image, PidNamespace, Shared, devices};
 use crate::cgroup::Cgroup;
 use crate::deadline::Deadline;
@@ -123,10 +123,14 @@ pub(super) async fn create(
     let what = || format!("Cannot make the directory of container {id}");
     // Left over from an agent that was killed: its content belongs to nobody.
     delete(&directory).context(what)?;
-    resources.directory = Some(directory);
-    fs::create_dir_all(&container.work).context(what)?;
+    fs::create_dir_all(resources.directory.insert(directory.clone())).context(what)?;
+    let project = shared.backing.project(&directory)?;
+    fs::create_dir(&container.work).context(what)?;
     make_upper(&container.image, &container.upper, &ids).context(what)?;
-    resources.usage = Some(Usage::new(container.upper.clone()));
+    resources.usage = Some(match project {
+        Some(project) => Arc::new(Usage::Project(project)),
+        None => Arc::new(Usage::Counted(Counter::new(container.upper.clone()))),
+    });
     container.state.id = id.to_string();
     container.state.bundle = directory_of(&container.upper);
     shared.prepare_cgroup().await?;

@@ -1,10 +1,12 @@
-//! How much a container has written: counted in the background, seldom, with the time of the count.
+//! How much a container has written.
 //!
-//! There is no cheap way to know it: the scratch disk's own figures are the pod's. So a call gets the
-//! newest count and, if that is old, starts the next one; a count takes at most a fiftieth of the
-//! time, however many files there are.
+//! On a scratch disk each container is a project of the file system, which keeps the count. Elsewhere
+//! there is no cheap way to know it. Then a call gets the newest count and, if that is old, starts the
+//! next one in the background; a count takes at most a fiftieth of the time, however many files there are.
 
 use super::supervisor::now_ns;
+use crate::pod::Project;
+use crate::sys::quota::Used;
 use bulkhead_agent_api::agent::WritableLayer;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, StatxFlags};
 use std::collections::HashSet;
@@ -23,9 +25,38 @@ const LEAST: Duration = Duration::from_secs(10);
 /// How many times as long as a count the time to the next is.
 const REST: u32 = 50;
 
-/// What is known of a container's changes.
+/// How a container's changes are known.
 #[derive(Debug)]
-pub(super) struct Usage {
+pub(super) enum Usage {
+    /// By the file system: all that the container has on it, which is some directories more.
+    Project(Project),
+    /// By looking.
+    Counted(Arc<Counter>),
+}
+
+impl Usage {
+    /// What it has written. Needs a tokio runtime.
+    pub(super) fn newest(&self) -> WritableLayer {
+        let project = match self {
+            Self::Counted(counter) => return counter.newest(),
+            Self::Project(project) => project,
+        };
+        let mut layer = WritableLayer::new();
+        layer.timestamp_ns = now_ns();
+        match project.used() {
+            Ok(Used { bytes, inodes }) => (layer.used_bytes, layer.inodes) = (bytes, inodes),
+            Err(error) => {
+                tracing::warn!("Cannot read a project's quota: {error}");
+                layer.incomplete = true;
+            }
+        }
+        layer
+    }
+}
+
+/// Counts what is in a directory.
+#[derive(Debug)]
+pub(super) struct Counter {
     upper: PathBuf,
     counting: AtomicBool,
     newest: Mutex<Newest>,
@@ -38,7 +69,7 @@ struct Newest {
     took: Duration,
 }
 
-impl Usage {
+impl Counter {
     /// Of a directory that is nearly empty still.
     pub(super) fn new(upper: PathBuf) -> Arc<Self> {
         let newest = count(&upper);
@@ -50,7 +81,7 @@ impl Usage {
     }
 
     /// The newest count. Starts the next one when it is time; needs a tokio runtime.
-    pub(super) fn newest(self: &Arc<Self>) -> WritableLayer {
+    fn newest(self: &Arc<Self>) -> WritableLayer {
         let newest = self.lock().clone();
         let due = newest.at.elapsed() >= LEAST.max(newest.took * REST);
         if due && !self.counting.swap(true, Ordering::AcqRel) {

@@ -6,7 +6,7 @@ mod scratch;
 mod sysctl;
 
 pub use ext4::Geometry;
-pub use scratch::Scratch;
+pub use scratch::{Project, Scratch};
 pub use sysctl::path as sysctl_path;
 
 use crate::deadline::Deadline;

@@ -4,11 +4,14 @@ use super::ext4::{Geometry, LENGTH, OFFSET};
 use crate::deadline::Deadline;
 use crate::disk::{Disk, Disks};
 use crate::error::Context;
+use crate::sys::quota::{Used, project_used, set_project};
 use crate::{Error, Result, spec, sys};
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The scratch disk and where it is mounted.
@@ -17,6 +20,22 @@ pub struct Scratch {
     disks: Disks,
     path: PathBuf,
     mounted: Mutex<Option<String>>,
+    /// The newest project; 0 is everybody's.
+    projects: AtomicU32,
+}
+
+/// A directory of the scratch disk of whose content the file system keeps count.
+#[derive(Debug)]
+pub struct Project {
+    directory: File,
+    number: u32,
+}
+
+impl Project {
+    /// What is in it now.
+    pub fn used(&self) -> io::Result<Used> {
+        project_used(&self.directory, self.number)
+    }
 }
 
 impl Scratch {
@@ -26,6 +45,7 @@ impl Scratch {
             disks,
             path,
             mounted: Mutex::default(),
+            projects: AtomicU32::new(0),
         }
     }
 
@@ -98,6 +118,15 @@ impl Scratch {
             ));
         }
         Ok(self.containers())
+    }
+
+    /// Makes an empty directory of the disk a project of its own.
+    pub fn project(&self, directory: &Path) -> Result<Project> {
+        let what = || format!("Cannot count what is in {}", directory.display());
+        let number = self.projects.fetch_add(1, Ordering::Relaxed) + 1;
+        let directory = File::open(directory).context(what)?;
+        set_project(&directory, number).context(what)?;
+        Ok(Project { directory, number })
     }
 
     /// Writes everything back and unmounts it.

@@ -7,5 +7,6 @@ pub mod ioctl;
 pub mod mount;
 pub mod net;
 pub mod process;
+pub mod quota;
 pub mod seccomp;
 pub mod spawn;

@@ -17,6 +17,11 @@ use std::process::{Command, Stdio};
 /// How the names of templates begin that are not complete.
 const STAGING: &str = ".scratch-";
 
+/// How the names of templates begin.
+const TEMPLATE: &str = "scratch-template-";
+/// Changes with [`run_mkfs`], so that a template of an earlier version is not used.
+const LAYOUT: u32 = 2;
+
 /// Makes scratch disks.
 #[derive(Debug, Clone)]
 pub(crate) struct ScratchMaker {
@@ -31,12 +36,16 @@ impl ScratchMaker {
         }
     }
 
-    /// Removes what a daemon that was killed while it made a template has left. Blocks.
+    /// Removes what a daemon that was killed while it made a template has left, and the templates of
+    /// earlier versions. Blocks.
     pub(crate) fn clean(&self) -> Result<()> {
         let failed = || SandboxError::io(format!("clean {}", self.root.display()));
         for entry in std::fs::read_dir(&self.root).map_err(failed())? {
             let entry = entry.map_err(failed())?;
-            if entry.file_name().to_string_lossy().starts_with(STAGING) {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let old = name.starts_with(TEMPLATE) && !name.starts_with(&template_name(""));
+            if old || name.starts_with(STAGING) {
                 std::fs::remove_file(entry.path()).map_err(failed())?;
             }
         }
@@ -45,7 +54,7 @@ impl ScratchMaker {
 
     /// Makes a disk of `bytes` at `path`, which must not exist, and opens it for the VMM.
     pub(crate) async fn make(&self, path: PathBuf, bytes: u64) -> Result<OwnedFd> {
-        let template = self.root.join(format!("scratch-template-{bytes}.ext4"));
+        let template = self.root.join(template_name(bytes));
         blocking(move || {
             let source = match File::open(&template) {
                 Ok(file) => file,
@@ -58,6 +67,10 @@ impl ScratchMaker {
         })
         .await
     }
+}
+
+fn template_name(size: impl std::fmt::Display) -> String {
+    format!("{TEMPLATE}{LAYOUT}-{size}")
 }
 
 fn make_template(path: &Path, bytes: u64) -> Result<File> {
@@ -84,8 +97,13 @@ fn make_template(path: &Path, bytes: u64) -> Result<File> {
 fn run_mkfs(path: &Path) -> Result<()> {
     let output = Command::new("mkfs.ext4")
         .args(["-q", "-F", "-b", "4096", "-m", "0", "-L", "scratch"])
-        .args(["-O", "^has_journal,^resize_inode", "-i", "16384"])
-        .args(["-E", "lazy_itable_init=1,nodiscard"])
+        .args([
+            "-O",
+            "^has_journal,^resize_inode,project,quota",
+            "-i",
+            "16384",
+        ])
+        .args(["-E", "lazy_itable_init=1,nodiscard,quotatype=prjquota"])
         .arg(path)
         .stdin(Stdio::null())
         .output()
@@ -167,13 +185,14 @@ mod tests {
     #[test]
     fn unfinished_templates_are_removed_and_finished_ones_kept() {
         let directory = tempfile::tempdir().unwrap();
-        for name in [format!("{STAGING}1"), "scratch-template-1.ext4".to_owned()] {
+        let kept = super::template_name(1);
+        for name in [&format!("{STAGING}1"), "scratch-template-1.ext4", &kept] {
             File::create_new(directory.path().join(name)).unwrap();
         }
         ScratchMaker::new(directory.path()).clean().unwrap();
         let left = std::fs::read_dir(directory.path())
             .unwrap()
-            .map(|entry| entry.unwrap().file_name());
-        assert_eq!(left.collect::<Vec<_>>(), ["scratch-template-1.ext4"]);
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert_eq!(left.collect::<Vec<_>>(), [kept]);
     }
 }
