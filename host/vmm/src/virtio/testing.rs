@@ -1,5 +1,7 @@
 //! A driver's side for tests: queues in plain memory and interrupts that are only counted.
 
+pub(crate) mod hostile;
+
 use super::Device;
 use super::notify::{Interrupt, Notifier};
 use super::queue::{Queue, QueueLayout};
