@@ -406,6 +406,7 @@ fn memory_that_the_guest_has_freed_goes_back_to_the_host() {
     let devices = vm.status().devices;
     let balloon = devices.iter().find(|d| d.device == "balloon").unwrap();
     assert!(balloon.bytes >= 100 << 20, "{balloon:?}");
+    assert_eq!(balloon.errors, 0, "{balloon:?}");
     shell.tell("off");
     end(vm, ExitReason::GuestPowerOff);
 }

@@ -14,6 +14,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use vm_memory::mmap::MmapRegionBuilder;
@@ -83,7 +84,9 @@ fn file(bytes: u64) -> Result<File, io::Error> {
     Ok(file)
 }
 
-/// How many bytes of guest memory the host holds, in memory or in its swap space.
+/// How many bytes of guest memory the host holds, in memory or in its swap space. Pages of the kernel's
+/// image and the initramfs, which are mapped from their files, are not counted, nor is what the guest has changed in
+/// them.
 ///
 /// # Errors
 /// What `statx(2)` answers.
@@ -97,41 +100,70 @@ pub fn resident(ram: &GuestRam) -> Result<u64, io::Error> {
 /// when it touches them again.
 ///
 /// # Errors
-/// When the range is not guest memory; what `madvise(2)` answers.
+/// When the range is not guest memory; what `madvise(2)` or `mmap(2)` answer.
 pub fn discard(ram: &GuestRam, address: GuestAddress, length: usize) -> Result<(), io::Error> {
     let page = rustix::param::page_size();
     let mut address = address;
     for slice in ram.get_slices(address, length) {
         let slice = slice.map_err(io::Error::other)?;
         // A slice lies within one region.
-        let shared = ram
-            .find_region(address)
-            .is_some_and(|region| region.flags() & libc::MAP_SHARED != 0);
+        let region = ram.find_region(address);
         address = GuestAddress(address.0.wrapping_add(slice.len() as u64));
         let guard = slice.ptr_guard_mut();
-        let start = guard.as_ptr();
-        let skip = start.align_offset(page);
-        let Some(whole) = slice.len().checked_sub(skip) else {
+        let skip = guard.as_ptr().align_offset(page);
+        let (Some(region), Some(whole)) = (region, slice.len().checked_sub(skip)) else {
             continue;
         };
         let whole = whole - whole % page;
-        if whole == 0 {
-            continue;
-        }
-        // Out of the file; or, where memory is private to this process, out of the mapping.
-        let advice = if shared {
-            libc::MADV_REMOVE
-        } else {
-            libc::MADV_DONTNEED
-        };
-        // SAFETY: `skip + whole` bytes from `start` lie in the slice, which is guest memory in one
-        // mapping; no reference to its bytes exists in this process.
-        let result = unsafe { libc::madvise(start.add(skip).cast(), whole, advice) };
-        if result != 0 {
-            return Err(io::Error::last_os_error());
+        if whole > 0 {
+            // `skip` bytes further is still in the slice.
+            discard_pages(region, guard.as_ptr().wrapping_add(skip), whole)?;
         }
     }
     Ok(())
+}
+
+/// Discards whole pages that lie in one region.
+fn discard_pages(region: &GuestRegionMmap, start: *mut u8, length: usize) -> Result<(), io::Error> {
+    let advise = |advice| {
+        // SAFETY: the range is guest memory, whole pages of one region's mapping; no reference to its
+        // bytes exists in this process, and its content is what the guest has given up.
+        match unsafe { libc::madvise(start.cast(), length, advice) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    let file = match region.file_offset() {
+        Some(file) if region.flags() & libc::MAP_SHARED != 0 => file,
+        // Private to this process, where it is only to be unmapped.
+        _ => return advise(libc::MADV_DONTNEED),
+    };
+    match advise(libc::MADV_REMOVE) {
+        // Pages of the kernel's image or the initramfs lie here, privately mapped (see `image`). What
+        // was freed is not an image any more: the memory's own file takes their place.
+        Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
+            let within = start as u64 - region.as_ptr() as u64;
+            let offset = i64::try_from(file.start() + within).map_err(io::Error::other)?;
+            // SAFETY: replaces pages of guest memory, as above, by others of the same protection at
+            // the place of the file that belongs to them; the range stays mapped all the time.
+            let result = unsafe {
+                libc::mmap(
+                    start.cast(),
+                    length,
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_NORESERVE,
+                    file.file().as_raw_fd(),
+                    offset,
+                )
+            };
+            if result == libc::MAP_FAILED {
+                return Err(io::Error::last_os_error());
+            }
+            let _ = advise(libc::MADV_DONTDUMP);
+            advise(libc::MADV_REMOVE)
+        }
+        other => other,
+    }
 }
 
 /// Makes the mapping the VM's memory.
