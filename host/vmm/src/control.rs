@@ -6,11 +6,14 @@
 
 use crate::devices::blk::BindError;
 use crate::error::{Error, chain};
+use crate::exits::Exits;
 use crate::machine::{DiskAt, Machine};
+use crate::vcpu::Threads;
 use crate::verdict::End;
 use bulkhead_vmm_api::wire::{self, WireError};
 use bulkhead_vmm_api::{
-    DiskSlot, ExitReason, MAX_PACKET, PROTOCOL_VERSION, Reply, Request, VmmStatus,
+    DeviceCounters, DiskSlot, ExitReason, MAX_PACKET, PROTOCOL_VERSION, Reply, Request, VmState,
+    VmmStatus,
 };
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
@@ -32,20 +35,44 @@ pub struct Control {
     connections: Vec<Connection>,
     /// Signalled when a disk's worker has ended.
     ended: Arc<EventFd>,
+    /// Once they run.
+    vcpus: Option<Threads>,
+    shutdown: Shutdown,
     main_ns: u64,
 }
 
 #[derive(Debug)]
 struct Connection {
     socket: OwnedFd,
-    /// The slot that must be empty before the next answer.
-    waits_for: Option<DiskSlot>,
+    /// What must have happened before the next answer.
+    waits_for: Option<Wait>,
+}
+
+/// What an answer can wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    /// The slot is empty.
+    Empty(DiskSlot),
+    /// The guest stands still.
+    Paused,
+    /// The VM has ended.
+    End,
+}
+
+/// How far a [`Request::ShutDown`] has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shutdown {
+    No,
+    /// The guest is being stopped.
+    Stopping,
+    /// The disks are being let go of.
+    Emptying,
 }
 
 /// What to do with a connection after a request.
 enum After {
     Keep,
-    WaitFor(DiskSlot),
+    WaitFor(Wait),
     Close,
     Feed,
 }
@@ -65,8 +92,15 @@ impl Control {
             listener,
             connections: Vec::new(),
             ended: Arc::new(ended),
+            vcpus: None,
+            shutdown: Shutdown::No,
             main_ns,
         })
+    }
+
+    /// The vCPUs run from now on, unless the VM was paused already.
+    pub fn take_vcpus(&mut self, vcpus: Threads) {
+        self.vcpus = Some(vcpus);
     }
 
     /// Serves what is there already and waits for nothing: what the daemon asked before it started
@@ -98,9 +132,13 @@ impl Control {
         // SAFETY: the descriptor is open as long as the eventfd, which lives in `self`.
         let ended = unsafe { BorrowedFd::borrow_raw(self.ended.as_raw_fd()) };
         let always = [self.machine.verdict.as_fd(), ended, self.listener.as_fd()];
+        // Nobody is interested in it at other times, and it stays readable.
+        let stopping = self.waits_until_stopped();
+        let stopped = stopping.then(|| self.machine.gate.stopped());
         let reading = self.connections.iter().filter(|c| c.waits_for.is_none());
         let mut waiting: Vec<PollFd<'_>> = always
             .into_iter()
+            .chain(stopped)
             .chain(reading.map(|connection| connection.socket.as_fd()))
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
             .collect();
@@ -111,6 +149,9 @@ impl Control {
         let _verdict = ready.next();
         let ended = ready.next().unwrap_or(false);
         let accept = ready.next().unwrap_or(false);
+        if stopping {
+            let _stopped = ready.next();
+        }
         let readable: Vec<bool> = ready.collect();
 
         self.serve_connections(&readable);
@@ -121,7 +162,52 @@ impl Control {
         if accept {
             self.accept();
         }
+        self.settle();
         Ok(count > 0)
+    }
+
+    fn waits_until_stopped(&self) -> bool {
+        let pausing = |connection: &Connection| connection.waits_for == Some(Wait::Paused);
+        self.shutdown == Shutdown::Stopping || self.connections.iter().any(pausing)
+    }
+
+    /// Answers who has waited for what is so now.
+    fn settle(&mut self) {
+        let (is_closed, is_stopped) = {
+            let gate = &self.machine.gate;
+            (gate.is_closed(), gate.is_stopped())
+        };
+        if self.shutdown == Shutdown::Stopping && is_stopped {
+            self.shutdown = Shutdown::Emptying;
+        }
+        // To ask again does no harm, and answers whether the slot is empty.
+        let empty = |at: &DiskAt| at.disk.unbind();
+        let ends = self.shutdown == Shutdown::Emptying
+            && self.machine.disks.iter().filter(|at| !empty(at)).count() == 0;
+        self.connections.retain_mut(|connection| {
+            let reply = match connection.waits_for {
+                Some(Wait::Paused) if is_stopped => Reply::Done,
+                Some(Wait::Paused) if !is_closed => {
+                    error("The VM was resumed before it had stopped")
+                }
+                Some(Wait::End) if ends => Reply::Done,
+                _ => return true,
+            };
+            connection.waits_for = None;
+            matches!(answer(&connection.socket, &reply), After::Keep)
+        });
+        if ends {
+            let text = "The daemon shut the VM down.";
+            self.machine.verdict.decide(ExitReason::ShutDown, text);
+        }
+    }
+
+    /// Has all vCPUs and the device thread stop.
+    fn stop(&self) {
+        self.machine.gate.close();
+        if let Some(vcpus) = &self.vcpus {
+            vcpus.kick();
+        }
     }
 
     fn accept(&mut self) {
@@ -149,8 +235,8 @@ impl Control {
             }
             match self.serve_one(&connection.socket) {
                 After::Keep => self.connections.push(connection),
-                After::WaitFor(slot) => {
-                    connection.waits_for = Some(slot);
+                After::WaitFor(what) => {
+                    connection.waits_for = Some(what);
                     self.connections.push(connection);
                 }
                 After::Close => {}
@@ -162,7 +248,7 @@ impl Control {
         }
     }
 
-    fn serve_one(&self, socket: &OwnedFd) -> After {
+    fn serve_one(&mut self, socket: &OwnedFd) -> After {
         let (request, fds) = match wire::receive::<Request>(socket) {
             Ok(Some(request)) => request,
             Err(WireError::Socket(Errno::AGAIN)) => return After::Keep,
@@ -171,7 +257,7 @@ impl Control {
         };
         match self.handle(request, fds) {
             Ok(Answer::Now(reply)) => answer(socket, &reply),
-            Ok(Answer::WhenEmpty(slot)) => After::WaitFor(slot),
+            Ok(Answer::When(what)) => After::WaitFor(what),
             Ok(Answer::Feed) => match answer(socket, &Reply::Done) {
                 After::Keep => After::Feed,
                 other => other,
@@ -180,8 +266,16 @@ impl Control {
         }
     }
 
-    fn handle(&self, request: Request, fds: Vec<OwnedFd>) -> Result<Answer, Reply> {
+    fn handle(&mut self, request: Request, fds: Vec<OwnedFd>) -> Result<Answer, Reply> {
         let done = Ok(Answer::Now(Reply::Done));
+        if self.shutdown != Shutdown::No
+            && matches!(
+                request,
+                Request::BindDisk { .. } | Request::BindTap | Request::Resume
+            )
+        {
+            return Err(error("The VM is being shut down"));
+        }
         match request {
             Request::BindDisk { slot } => {
                 let file = File::from(one(fds)?);
@@ -194,7 +288,7 @@ impl Control {
                 if self.disk(slot)?.disk.unbind() {
                     done
                 } else {
-                    Ok(Answer::WhenEmpty(slot))
+                    Ok(Answer::When(Wait::Empty(slot)))
                 }
             }
             Request::BindTap => {
@@ -208,6 +302,26 @@ impl Control {
             Request::Status => Ok(Answer::Now(Reply::Status(self.status()))),
             Request::Console { max_bytes } => Ok(Answer::Now(self.console(max_bytes))),
             Request::AcceptGuestConnections => Ok(Answer::Feed),
+            Request::Pause => {
+                self.stop();
+                Ok(Answer::When(Wait::Paused))
+            }
+            Request::Resume => {
+                self.machine.gate.open();
+                done
+            }
+            Request::ShutDown => {
+                if self.shutdown == Shutdown::No {
+                    self.shutdown = Shutdown::Stopping;
+                    self.stop();
+                }
+                Ok(Answer::When(Wait::End))
+            }
+            Request::RenewGeneration => {
+                let generation = &self.machine.generation;
+                generation.renew().map_err(|error| refusal(&error))?;
+                done
+            }
             Request::Kill => {
                 let text = "The daemon ended the VM.";
                 self.machine.verdict.decide(ExitReason::Killed, text);
@@ -226,8 +340,17 @@ impl Control {
 
     fn status(&self) -> VmmStatus {
         let machine = &self.machine;
+        let console = DeviceCounters {
+            accesses: machine.serial.accesses(),
+            ..machine.serial.counters().named("console")
+        };
+        let platform = DeviceCounters {
+            device: "platform".to_owned(),
+            accesses: machine.platform.accesses().saturating_sub(console.accesses),
+            ..DeviceCounters::default()
+        };
+        // From here on in the order of the windows.
         let mut devices = vec![
-            machine.serial.counters().named("console"),
             machine.vsock.counters().named("vsock"),
             machine.rng.counters().named("rng"),
             machine.balloon.counters().named("balloon"),
@@ -238,7 +361,19 @@ impl Control {
         for at in &machine.disks {
             devices.push(at.disk.counters().named(&at.disk.slot().serial()));
         }
+        for (device, accesses) in devices.iter_mut().zip(machine.register_accesses()) {
+            device.accesses = accesses;
+        }
+        devices.extend([console, platform]);
+        let state = match (machine.gate.is_closed(), machine.gate.is_stopped()) {
+            (false, _) => VmState::Running,
+            (true, false) => VmState::Pausing,
+            (true, true) => VmState::Paused,
+        };
         VmmStatus {
+            state,
+            guest_memory_bytes: machine.resident_bytes(),
+            exits: Exits::sum(&machine.exits),
             version: PROTOCOL_VERSION,
             main_ns: self.main_ns,
             vcpus_started_ns: machine.started_ns.load(Ordering::Relaxed),
@@ -272,7 +407,7 @@ impl Control {
             }
             let slot = at.disk.slot();
             self.connections.retain_mut(|connection| {
-                if connection.waits_for != Some(slot) {
+                if connection.waits_for != Some(Wait::Empty(slot)) {
                     return true;
                 }
                 connection.waits_for = None;
@@ -285,7 +420,7 @@ impl Control {
 
 enum Answer {
     Now(Reply),
-    WhenEmpty(DiskSlot),
+    When(Wait),
     Feed,
 }
 

@@ -36,6 +36,8 @@ pub mod control;
 pub mod devices;
 pub mod error;
 pub mod events;
+pub mod exits;
+pub mod gate;
 pub mod machine;
 pub mod seccomp;
 pub mod sync;

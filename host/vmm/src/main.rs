@@ -43,7 +43,7 @@ fn run(main_ns: u64) -> Result<End, Error> {
     }
     // Nobody begins before everybody is confined.
     let confined = Arc::new(Barrier::new(built.vcpus.len() + 2));
-    vcpu::start(&machine, built.vcpus, &confined)?;
+    control.take_vcpus(vcpu::start(&machine, built.vcpus, &confined)?);
     machine::serve_devices(&machine, &confined)?;
     seccomp::confine(seccomp::Thread::Control)?;
     confined.wait();

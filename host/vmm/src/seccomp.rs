@@ -28,6 +28,7 @@ pub enum Thread {
 
 // `ioctl` requests, from <linux/kvm.h>, <linux/fs.h>, <linux/if_tun.h> and <asm-generic/ioctls.h>.
 const KVM_RUN: u64 = 0xae80;
+const KVM_KVMCLOCK_CTRL: u64 = 0xaead;
 const KVM_IRQ_LINE: u64 = 0x4008_ae61;
 const FIONBIO: u64 = 0x5421;
 const TUNSETOFFLOAD: u64 = 0x4004_54d0;
@@ -109,7 +110,7 @@ impl Thread {
 
     fn ioctls(self) -> &'static [u64] {
         match self {
-            Self::Vcpu => &[KVM_RUN, KVM_IRQ_LINE, TUNSETOFFLOAD],
+            Self::Vcpu => &[KVM_RUN, KVM_KVMCLOCK_CTRL, KVM_IRQ_LINE, TUNSETOFFLOAD],
             Self::Devices => &[KVM_IRQ_LINE, FIONBIO],
             Self::Disk => &[KVM_IRQ_LINE],
             Self::Control => &[
@@ -159,6 +160,12 @@ fn program(thread: Thread) -> Result<BpfProgram, seccompiler::BackendError> {
         rules.insert(call, vec![rule(2, executable.clone(), 0)?]);
     }
     if thread == Thread::Control {
+        // To get the vCPUs out of the guest: one signal, to threads of this process.
+        let kick = SeccompRule::new(vec![
+            condition(0, SeccompCmpOp::Eq, std::process::id().into())?,
+            condition(2, SeccompCmpOp::Eq, crate::vcpu::KICK as u64)?,
+        ])?;
+        rules.insert(libc::SYS_tgkill, vec![kick]);
         // What a disk's worker does when it starts: its name, and its own filter.
         let options = [libc::PR_SET_NAME, libc::PR_SET_NO_NEW_PRIVS];
         let options = options.map(|option| rule(0, SeccompCmpOp::Eq, option as u64));
@@ -182,8 +189,15 @@ fn rule(
     operator: SeccompCmpOp,
     value: u64,
 ) -> Result<SeccompRule, seccompiler::BackendError> {
-    let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?;
-    SeccompRule::new(vec![condition])
+    SeccompRule::new(vec![condition(argument, operator, value)?])
+}
+
+fn condition(
+    argument: u8,
+    operator: SeccompCmpOp,
+    value: u64,
+) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
 }
 
 #[cfg(test)]

@@ -10,7 +10,9 @@
 
 mod support;
 
-use bulkhead_vmm_api::{DiskSlot, ExitReason, Reply, Request, VmmConfig};
+use bulkhead_vmm_api::{
+    DiskSlot, ExitReason, PROTOCOL_VERSION, Reply, Request, VmState, VmmConfig,
+};
 use rustix::net::SocketType;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -136,12 +138,22 @@ fn the_control_socket_answers_while_the_guest_idles() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     let status = vm.status();
+    assert_eq!(status.version, PROTOCOL_VERSION);
+    let writes = status.exits.iter().find(|e| e.reason == "port-write");
+    assert_eq!(writes.unwrap().count, 2);
+    let console = status.devices.iter().find(|d| d.device == "console");
+    assert_eq!(console.unwrap().accesses, 2);
+    // The kernel, the tables and the boot data: little of 6 GiB.
+    assert!(
+        (4096..1 << 20).contains(&status.guest_memory_bytes),
+        "{status:?}"
+    );
     assert!(status.main_ns > 0 && status.vcpus_started_ns > status.main_ns);
     let names: Vec<&str> = status.devices.iter().map(|d| d.device.as_str()).collect();
     assert_eq!(
         names,
         [
-            "console", "vsock", "rng", "balloon", "ro0", "ro1", "rw0", "rw1"
+            "vsock", "rng", "balloon", "ro0", "ro1", "rw0", "rw1", "console", "platform"
         ]
     );
     let (own, _) = vm.own_memory_kib();
@@ -187,6 +199,162 @@ fn the_control_socket_answers_while_the_guest_idles() {
     assert_eq!(vm.ask(&Request::Kill, &[]), Reply::Done);
     let (reason, text) = vm.end();
     assert_eq!(reason, Some(ExitReason::Killed), "{text}");
+}
+
+/// Prints without end.
+fn chatter() -> Vec<u8> {
+    [out_byte(0x3f8, b'x'), vec![0xeb, 0xfd]].concat()
+}
+
+fn printed(vm: &mut Vm) -> u64 {
+    let devices = vm.status().devices;
+    let console = devices.iter().find(|d| d.device == "console").unwrap();
+    console.bytes
+}
+
+fn wait_for_more(vm: &mut Vm, than: u64) {
+    let start = std::time::Instant::now();
+    while printed(vm) <= than {
+        assert!(start.elapsed() < support::PATIENCE);
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_paused_guest_stands_still_and_goes_on() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = Folder::new();
+    let mut shape = folder.shape(&chatter());
+    // The others wait to be started, as after a boot.
+    shape.vcpus = 4;
+    let mut vm = Vm::start(&shape);
+    assert_eq!(vm.ask(&Request::Resume, &[]), Reply::Done);
+    let mut before = 0;
+    for round in 0..20 {
+        wait_for_more(&mut vm, before);
+        assert_eq!(vm.status().state, VmState::Running);
+        assert_eq!(vm.ask(&Request::Pause, &[]), Reply::Done, "{round}");
+        if round % 2 == 0 {
+            assert_eq!(vm.ask(&Request::Pause, &[]), Reply::Done, "{round}");
+        }
+        before = printed(&mut vm);
+        assert_eq!(vm.status().state, VmState::Paused);
+        std::thread::sleep(std::time::Duration::from_millis(round));
+        assert_eq!(printed(&mut vm), before, "{round}");
+        assert_eq!(vm.ask(&Request::Resume, &[]), Reply::Done);
+        assert_eq!(vm.ask(&Request::Resume, &[]), Reply::Done);
+    }
+    wait_for_more(&mut vm, before);
+    // A paused VM can be ended, too.
+    assert_eq!(vm.ask(&Request::Pause, &[]), Reply::Done);
+    assert_eq!(vm.ask(&Request::Kill, &[]), Reply::Done);
+    let (reason, text) = vm.end();
+    assert_eq!(reason, Some(ExitReason::Killed), "{text}");
+}
+
+#[test]
+fn a_vm_that_is_shut_down_lets_go_of_its_disks_first() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = Folder::new();
+    let disk = folder.file("disk", &[0; 1024]);
+    let disk = File::open(&disk).unwrap();
+    for paused_before in [false, true] {
+        let mut vm = Vm::start(&folder.shape(&chatter()));
+        for slot in [DiskSlot::ReadOnly(0), DiskSlot::ReadOnly(1)] {
+            assert_eq!(vm.ask(&Request::BindDisk { slot }, &[&disk]), Reply::Done);
+        }
+        if paused_before {
+            assert_eq!(vm.ask(&Request::Pause, &[]), Reply::Done);
+        }
+        assert_eq!(vm.ask(&Request::ShutDown, &[]), Reply::Done);
+        let (reason, text) = vm.end();
+        assert_eq!(reason, Some(ExitReason::ShutDown), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
+}
+
+#[test]
+fn a_new_generation_id_reaches_the_guest() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = Folder::new();
+    // `mov eax, [0xff000]`; the loop: `cmp eax, [0xff000]; je loop`; then it says so.
+    let code = [
+        out_byte(0x3f8, b'a'),
+        vec![0xa1, 0x00, 0xf0, 0x0f, 0x00],
+        vec![0x3b, 0x05, 0x00, 0xf0, 0x0f, 0x00, 0x74, 0xf8],
+        out_byte(0x3f8, b'b'),
+        halt(),
+    ];
+    let mut vm = Vm::start(&folder.shape(&code.concat()));
+    wait_for_more(&mut vm, 0);
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert_eq!(printed(&mut vm), 1);
+    assert_eq!(vm.ask(&Request::RenewGeneration, &[]), Reply::Done);
+    wait_for_more(&mut vm, 1);
+    assert_eq!(vm.console(), "ab");
+}
+
+#[test]
+fn actions_that_nobody_knows_are_refused() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = Folder::new();
+    let mut vm = Vm::start(&folder.shape(&halt()));
+    for packet in [
+        "{}",
+        "[]",
+        "null",
+        "\"pause\"",
+        "{\"action\":\"pause\"",
+        "{\"action\":\"snapshot\"}",
+        "{\"action\":\"bind-disk\"}",
+        "{\"action\":\"bind-disk\",\"slot\":{\"read-only\":256}}",
+        "{\"action\":\"console\",\"max_bytes\":-1}",
+        "\u{7f}\u{1}",
+    ] {
+        let flags = rustix::net::SendFlags::empty();
+        rustix::net::send(&vm.control, packet.as_bytes(), flags).unwrap();
+        let reply = vm.answer();
+        assert!(matches!(reply, Reply::Error { .. }), "{packet}: {reply:?}");
+    }
+    assert_eq!(vm.status().state, VmState::Running);
+    // Too long, and too many descriptors: the connection ends, the VM does not.
+    for descriptors in [false, true] {
+        let other = vm.another_control();
+        if descriptors {
+            let files: Vec<_> = (0..9).map(|_| File::open("/dev/null").unwrap()).collect();
+            send_with(&other, b"{\"action\":\"status\"}", &files);
+        } else {
+            let packet = vec![b' '; bulkhead_vmm_api::MAX_PACKET + 1];
+            rustix::net::send(&other, &packet, rustix::net::SendFlags::empty()).unwrap();
+        }
+        let reply = bulkhead_vmm_api::wire::receive::<Reply>(&other);
+        assert!(matches!(reply, Ok(None) | Err(_)), "{reply:?}");
+    }
+    // Many connections: those beyond the cap are closed.
+    let many: Vec<_> = (0..40).map(|_| vm.another_control()).collect();
+    assert_eq!(vm.status().state, VmState::Running);
+    drop(many);
+    assert_eq!(vm.ask(&Request::Kill, &[]), Reply::Done);
+    assert_eq!(vm.end().0, Some(ExitReason::Killed));
+}
+
+fn send_with(socket: &OwnedFd, packet: &[u8], files: &[File]) {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    use std::os::fd::AsFd;
+    let fds: Vec<_> = files.iter().map(|file| file.as_fd()).collect();
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+    let bytes = [std::io::IoSlice::new(packet)];
+    sendmsg(socket, &bytes, &mut control, SendFlags::empty()).unwrap();
 }
 
 type Change = fn(&mut VmmConfig);

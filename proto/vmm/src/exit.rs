@@ -24,11 +24,13 @@ pub enum ExitReason {
     Internal = 15,
     /// The daemon asked for it.
     Killed = 16,
+    /// The daemon asked for it, and everything that the guest had asked of its disks was done before.
+    ShutDown = 17,
 }
 
 impl ExitReason {
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::GuestPowerOff,
         Self::StartFailed,
         Self::GuestReset,
@@ -37,6 +39,7 @@ impl ExitReason {
         Self::KvmError,
         Self::Internal,
         Self::Killed,
+        Self::ShutDown,
     ];
 
     /// The exit status that stands for this reason.
@@ -74,6 +77,7 @@ impl fmt::Display for ExitReason {
             Self::KvmError => "KVM reported an error",
             Self::Internal => "internal error in the VMM",
             Self::Killed => "killed by the daemon",
+            Self::ShutDown => "shut down by the daemon",
         })
     }
 }

@@ -19,5 +19,6 @@ pub mod wire;
 pub use config::{DiskSlot, GUEST_CMDLINE, VmmConfig};
 pub use exit::ExitReason;
 pub use message::{
-    DeviceCounters, GuestConnection, MAX_PACKET, PROTOCOL_VERSION, Reply, Request, VmmStatus,
+    DeviceCounters, ExitCount, GuestConnection, MAX_PACKET, PROTOCOL_VERSION, Reply, Request,
+    VmState, VmmStatus,
 };

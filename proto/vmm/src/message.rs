@@ -3,8 +3,14 @@
 use crate::config::DiskSlot;
 use serde::{Deserialize, Serialize};
 
-/// The version of this protocol.
-pub const PROTOCOL_VERSION: u32 = 1;
+/// The version of this protocol. A VMM answers an action that it does not know with [`Reply::Error`] and
+/// goes on; fields that are added to a reply are empty when an older VMM does not send them.
+///
+/// - 1: [`Request::BindDisk`], `UnbindDisk`, `BindTap`, `Status`, `Console`, `AcceptGuestConnections`,
+///   `Kill`.
+/// - 2: `Pause`, `Resume`, `ShutDown`, `RenewGeneration`; [`VmmStatus::state`], `exits`,
+///   `guest_memory_bytes`, [`DeviceCounters::accesses`].
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// The longest packet in bytes, either way. A longer one ends the connection.
 pub const MAX_PACKET: usize = 64 * 1024;
@@ -39,6 +45,21 @@ pub enum Request {
     /// connected stream socket) for each. A newer feed takes the place of an older one. Without a
     /// feed the guest's connections are reset.
     AcceptGuestConnections,
+    /// Stops the guest: answered by [`Reply::Done`] when no virtual CPU runs and no device of the device
+    /// thread is at work, until [`Request::Resume`]. What the guest had asked of its disks before is still done. Asking
+    /// again is answered in the same way.
+    Pause,
+    /// Lets the guest go on where it was paused; its clocks have gone on meanwhile. Of no effect on a VM that
+    /// runs. A [`Request::Pause`] that has not been answered yet is refused then.
+    Resume,
+    /// Ends the VM in good order: stops the guest as [`Request::Pause`] does, finishes what it had asked of its
+    /// disks, lets go of them, answers [`Reply::Done`] and exits with
+    /// [`ExitReason::ShutDown`](crate::ExitReason::ShutDown). The guest is not asked: that is its agent's
+    /// task, and comes first. There is no way back.
+    ShutDown,
+    /// Gives the VM a new generation ID, for one that is now another than it was; a guest that knows the device
+    /// seeds its random numbers anew.
+    RenewGeneration,
     /// Ends the VMM at once with [`ExitReason::Killed`](crate::ExitReason::Killed).
     Kill,
 }
@@ -72,14 +93,46 @@ pub struct VmmStatus {
     pub main_ns: u64,
     /// CLOCK_MONOTONIC of the host in nanoseconds when the first vCPU entered the guest.
     pub vcpus_started_ns: u64,
+    /// Whether the guest runs.
+    #[serde(default)]
+    pub state: VmState,
+    /// How much of the guest's memory the host holds, in bytes.
+    #[serde(default)]
+    pub guest_memory_bytes: u64,
+    /// How often virtual CPUs left the guest for the VMM, by reason. What KVM deals with itself is not
+    /// counted.
+    #[serde(default)]
+    pub exits: Vec<ExitCount>,
     /// Per device.
     pub devices: Vec<DeviceCounters>,
+}
+
+/// Whether a guest runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VmState {
+    /// It does, or does as soon as the VMM is ready.
+    #[default]
+    Running,
+    /// It shall stop and not everything of it has.
+    Pausing,
+    /// It stands still.
+    Paused,
+}
+
+/// Exits of one kind.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitCount {
+    /// `mmio-read`, `mmio-write`, `port-read`, `port-write`, `interrupted`, `other`.
+    pub reason: String,
+    /// How often.
+    pub count: u64,
 }
 
 /// What one device has done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceCounters {
-    /// `ro0`, `rw0`, `vsock`, `rng`, `balloon`, `net`, `console`.
+    /// `ro0`, `rw0`, `vsock`, `rng`, `balloon`, `net`, `console`; `platform` for the machine's other ports.
     pub device: String,
     /// Requests or packets that were served.
     pub requests: u64,
@@ -87,6 +140,9 @@ pub struct DeviceCounters {
     pub bytes: u64,
     /// Requests that were refused or failed.
     pub errors: u64,
+    /// Reads and writes of the device's registers and ports that left the guest for the VMM.
+    #[serde(default)]
+    pub accesses: u64,
 }
 
 /// A connection that the guest opened, on the feed. One descriptor comes with it.

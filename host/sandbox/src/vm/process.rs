@@ -210,6 +210,7 @@ async fn tell_exit(
     let ordinary = [
         ExitReason::GuestPowerOff.to_string(),
         ExitReason::Killed.to_string(),
+        ExitReason::ShutDown.to_string(),
     ];
     if !ordinary.contains(&cause) {
         let words = last_words(&log).unwrap_or_default();

@@ -31,6 +31,7 @@ impl Counters {
             requests: self.requests.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
             errors: self.errors.load(Ordering::Relaxed),
+            accesses: 0,
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::sync::lock;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use vm_superio::Trigger;
 use vm_superio::serial::NoEvents;
@@ -73,6 +74,7 @@ pub struct Serial {
     port: Mutex<vm_superio::Serial<Irq, NoEvents, Output>>,
     ring: Arc<Mutex<Ring>>,
     counters: Arc<Counters>,
+    accesses: AtomicU64,
 }
 
 impl fmt::Debug for Serial {
@@ -95,16 +97,19 @@ impl Serial {
             port: Mutex::new(vm_superio::Serial::new(Irq(pulse), output)),
             ring,
             counters,
+            accesses: AtomicU64::new(0),
         }
     }
 
     /// The guest reads a register.
     pub fn read(&self, register: u8) -> u8 {
+        self.accesses.fetch_add(1, Ordering::Relaxed);
         lock(&self.port).read(register)
     }
 
     /// The guest writes a register.
     pub fn write(&self, register: u8, value: u8) {
+        self.accesses.fetch_add(1, Ordering::Relaxed);
         // Neither the ring nor the interrupt can fail.
         let _ = lock(&self.port).write(register, value);
     }
@@ -112,6 +117,12 @@ impl Serial {
     /// The newest `max` bytes of output.
     pub fn newest(&self, max: usize) -> Vec<u8> {
         lock(&self.ring).newest(max)
+    }
+
+    /// How often the guest came to the port.
+    #[must_use]
+    pub fn accesses(&self) -> u64 {
+        self.accesses.load(Ordering::Relaxed)
     }
 
     /// Bytes written so far and the like.

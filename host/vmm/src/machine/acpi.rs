@@ -5,8 +5,8 @@
 //! the PM1a block, for powering off, and the reset register; see [`super::platform`].
 
 use super::layout::{
-    ACPI_BASE, ACPI_END, IOAPIC, LAPIC, PM1A_CONTROL, PM1A_EVENT, PVPANIC_PORT, RESET_PORT,
-    RESET_VALUE, SCI, SERIAL_GSI, SERIAL_PORT, virtio_gsi, virtio_window,
+    ACPI_BASE, GENERATION, GENERATION_GSI, IOAPIC, LAPIC, PM1A_CONTROL, PM1A_EVENT, PVPANIC_PORT,
+    RESET_PORT, RESET_VALUE, SCI, SERIAL_GSI, SERIAL_PORT, virtio_gsi, virtio_window,
 };
 use super::memory::GuestRam;
 use crate::error::Error;
@@ -76,7 +76,7 @@ impl Writer<'_> {
     fn put(&mut self, table: &[u8]) -> Result<u64, Error> {
         let address = self.next;
         self.next = (address + table.len() as u64).next_multiple_of(64);
-        if self.next > ACPI_END {
+        if self.next > GENERATION {
             return Err(Error::Config("the ACPI tables are too long".to_owned()));
         }
         self.ram
@@ -156,7 +156,7 @@ fn dsdt(devices: usize) -> Sdt {
     aml::Name::new("_S5_".into(), &aml::Package::new(vec![&off, &aml::ZERO]))
         .to_aml_bytes(&mut body);
 
-    let mut children: Vec<Vec<u8>> = vec![serial(), pvpanic()];
+    let mut children: Vec<Vec<u8>> = vec![serial(), pvpanic(), generation(), events()];
     children.extend((0..devices).map(virtio));
     let children: Vec<u8> = children.concat();
     body.extend(aml::Scope::raw("_SB_".into(), children));
@@ -199,6 +199,52 @@ fn pvpanic() -> Vec<u8> {
             &aml::Name::new(
                 "_CRS".into(),
                 &aml::ResourceTemplate::new(vec![&aml::IO::new(PVPANIC_PORT, PVPANIC_PORT, 1, 1)]),
+            ),
+        ],
+    )
+}
+
+/// The VM generation ID under the name that Linux and Windows look for; ADDR is its address in two halves.
+fn generation() -> Vec<u8> {
+    // Below 4 GiB.
+    let low = GENERATION as u32;
+    device(
+        "VGEN",
+        vec![
+            &aml::Name::new("_HID".into(), &"BLKH0001"),
+            &aml::Name::new("_CID".into(), &"VM_Gen_Counter"),
+            &aml::Name::new("_DDN".into(), &"VM_Gen_Counter"),
+            &aml::Name::new("ADDR".into(), &aml::Package::new(vec![&low, &aml::ZERO])),
+        ],
+    )
+}
+
+/// The generic event device (5.6.9): the interrupt of the generation ID is a notification of it.
+fn events() -> Vec<u8> {
+    const CHANGED: u8 = 0x80;
+    device(
+        "GEVT",
+        vec![
+            &aml::Name::new("_HID".into(), &"ACPI0013"),
+            &aml::Name::new("_UID".into(), &aml::ZERO),
+            &aml::Name::new(
+                "_CRS".into(),
+                &aml::ResourceTemplate::new(vec![&aml::Interrupt::new(
+                    true,
+                    true,
+                    false,
+                    false,
+                    GENERATION_GSI,
+                )]),
+            ),
+            &aml::Method::new(
+                "_EVT".into(),
+                1,
+                true,
+                vec![&aml::If::new(
+                    &aml::Equal::new(&aml::Arg(0), &GENERATION_GSI),
+                    vec![&aml::Notify::new(&aml::Path::new("\\_SB_.VGEN"), &CHANGED)],
+                )],
             ),
         ],
     )

@@ -1,6 +1,6 @@
 //! Putting the kernel and the initramfs into guest memory.
 //!
-//! Whole pages are mapped from the file, privately, in the place of anonymous ones: nothing is
+//! Whole pages are mapped from the file, privately, in the place of the memory's own: nothing is
 //! copied, and all VMs of the node share what their guests do not write through the host's page
 //! cache. Only the odd bytes at a segment's ends are copied. All reading is by offset, so a
 //! descriptor whose position others share does no harm.

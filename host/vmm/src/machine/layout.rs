@@ -3,7 +3,7 @@
 //! ```text
 //! 0000_0000  RAM: boot data from BOOT_DATA, the rest of the first 640 KiB free
 //! 000a_0000  hole of the PC: Linux never uses it as RAM
-//! 000e_0000  ACPI tables (BIOS area, reported as ACPI memory)
+//! 000e_0000  ACPI tables (BIOS area, reserved), in its last page the VM generation ID
 //! 0010_0000  RAM: the kernel where its ELF headers say, the initramfs at the end of low RAM
 //! c000_0000  end of low RAM at the latest; from here to 4 GiB devices only
 //! d000_0000  virtio-mmio, a page a device
@@ -21,7 +21,9 @@ pub const CMDLINE: u64 = 0x2_0000;
 pub const CONVENTIONAL_END: u64 = 0x9_fc00;
 /// ACPI tables start here; the RSDP is the first.
 pub const ACPI_BASE: u64 = 0xe_0000;
-/// ACPI tables end here at the latest.
+/// ACPI tables end here at the latest; the page of the generation ID follows.
+pub const GENERATION: u64 = 0xf_f000;
+/// End of what is reported as ACPI memory.
 pub const ACPI_END: u64 = 0x10_0000;
 /// RAM from here on is the kernel's.
 pub const HIGH_MEMORY: u64 = 0x10_0000;
@@ -48,6 +50,8 @@ pub const TSS: usize = 0xfffb_d000;
 pub const SERIAL_PORT: u16 = 0x3f8;
 /// The serial port's interrupt.
 pub const SERIAL_GSI: u32 = 4;
+/// The interrupt that says that the generation ID has changed.
+pub const GENERATION_GSI: u32 = 5;
 /// The ACPI system control interrupt. Nothing raises it.
 pub const SCI: u16 = 9;
 /// Keyboard controller's command port: 0xfe pulses the reset line.

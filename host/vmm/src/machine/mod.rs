@@ -3,6 +3,7 @@
 pub mod acpi;
 pub mod boot;
 pub mod cpuid;
+pub mod generation;
 pub mod image;
 pub mod layout;
 pub mod memory;
@@ -17,20 +18,23 @@ use crate::devices::serial::Serial;
 use crate::devices::vsock::Vsock;
 use crate::error::{Error, chain};
 use crate::events::Events;
+use crate::exits::Exits;
+use crate::gate::Gate;
 use crate::seccomp;
 use crate::sync::lock;
 use crate::verdict::Verdict;
 use crate::virtio::mmio::Window;
 use bulkhead_vmm_api::ExitReason;
+use generation::Generation;
 use kvm_bindings::{KVM_CAP_PMU_CAPABILITY, KVM_PMU_CAP_DISABLE, kvm_enable_cap};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
-use layout::{HOLE_START, MMIO_BASE, MMIO_STRIDE, SERIAL_GSI};
+use layout::{GENERATION_GSI, HOLE_START, MMIO_BASE, MMIO_STRIDE, SERIAL_GSI};
 use memory::GuestRam;
 use platform::Platform;
 pub use slots::DiskAt;
 use slots::Slots;
 use std::os::fd::{FromRawFd, IntoRawFd};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 
 /// The machine, without its vCPUs.
@@ -50,6 +54,12 @@ pub struct Machine {
     pub balloon: Arc<Balloon>,
     /// The network interface, if there is one.
     pub net: Option<Arc<Net>>,
+    /// The VM generation ID.
+    pub generation: Generation,
+    /// Where the vCPUs and the device thread stop while the VM is paused.
+    pub gate: Arc<Gate>,
+    /// Exits of each vCPU.
+    pub exits: Vec<Exits>,
     /// What the device thread waits for.
     pub events: Arc<Events>,
     /// How the VM ended.
@@ -57,9 +67,11 @@ pub struct Machine {
     /// CLOCK_MONOTONIC in nanoseconds when the first vCPU entered the guest; 0 before that.
     pub started_ns: AtomicU64,
     windows: Vec<Mutex<Window>>,
+    /// Accesses to the registers of each window.
+    accesses: Vec<AtomicU64>,
     // The VM goes after everything that uses it, its memory last.
     _vm: Arc<VmFd>,
-    _ram: GuestRam,
+    ram: GuestRam,
 }
 
 /// What remains of the configuration for others.
@@ -120,6 +132,16 @@ pub fn build(resources: Resources, verdict: Arc<Verdict>) -> Result<Built, Error
     acpi::write(&ram, resources.vcpus, windows.len())?;
 
     let serial = Arc::new(Serial::new(pulse(&vm, SERIAL_GSI)));
+    let generation = Generation::new(ram.clone(), pulse(&vm, GENERATION_GSI))?;
+    let gate = Arc::new(Gate::new(usize::from(resources.vcpus) + 1)?);
+    let ringing = Arc::clone(&gate);
+    // The thread only has to come back from waiting; it stops before it serves anything else.
+    events.add(
+        gate.ring(),
+        Arc::new(move || {
+            ringing.pass();
+        }),
+    )?;
     let vcpus = vcpus(&kvm, &vm, resources.vcpus, kernel)?;
     let machine = Machine {
         platform: Platform::new(Arc::clone(&serial), Arc::clone(&verdict)),
@@ -129,12 +151,16 @@ pub fn build(resources: Resources, verdict: Arc<Verdict>) -> Result<Built, Error
         rng,
         balloon,
         net,
+        generation,
+        gate,
+        exits: vcpus.iter().map(|_| Exits::default()).collect(),
         events,
         verdict,
         started_ns: AtomicU64::new(0),
+        accesses: windows.iter().map(|_| AtomicU64::new(0)).collect(),
         windows,
         _vm: vm,
-        _ram: ram,
+        ram,
     };
     Ok(Built {
         machine: Arc::new(machine),
@@ -159,6 +185,20 @@ impl Machine {
         }
     }
 
+    /// How often the guest's accesses to each virtio device's registers came here, in the order of the
+    /// windows: vsock, rng, balloon, the network interface if there is one, the disks.
+    pub fn register_accesses(&self) -> impl Iterator<Item = u64> {
+        self.accesses
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed))
+    }
+
+    /// How many bytes of guest memory the host holds; 0 if it does not say.
+    #[must_use]
+    pub fn resident_bytes(&self) -> u64 {
+        memory::resident(&self.ram).unwrap_or(0)
+    }
+
     /// Confines the calling thread's system calls; a thread that cannot be confined ends the VM.
     pub fn confine(&self, thread: seccomp::Thread) {
         if let Err(error) = seccomp::confine(thread) {
@@ -170,6 +210,7 @@ impl Machine {
     fn window(&self, address: u64) -> Option<(&Mutex<Window>, u64)> {
         let offset = address.checked_sub(MMIO_BASE)?;
         let index = usize::try_from(offset / MMIO_STRIDE).ok()?;
+        self.accesses.get(index)?.fetch_add(1, Ordering::Relaxed);
         Some((self.windows.get(index)?, offset % MMIO_STRIDE))
     }
 }
@@ -187,6 +228,7 @@ pub fn serve_devices(machine: &Arc<Machine>, confined: &Arc<Barrier>) -> Result<
             machine.confine(seccomp::Thread::Devices);
             confined.wait();
             loop {
+                machine.gate.pass();
                 if let Err(error) = machine.events.turn() {
                     let text = format!("The device thread stopped: {}.", chain(&error));
                     return machine.verdict.decide(ExitReason::Internal, text);

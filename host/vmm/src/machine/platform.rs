@@ -11,6 +11,7 @@ use crate::devices::serial::Serial;
 use crate::sync::lock;
 use crate::verdict::Verdict;
 use bulkhead_vmm_api::ExitReason;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 const SCI_EN: u16 = 1;
@@ -26,6 +27,7 @@ pub struct Platform {
     serial: Arc<Serial>,
     verdict: Arc<Verdict>,
     pm1: Mutex<Pm1>,
+    accesses: AtomicU64,
 }
 
 /// ACPI 6.5, 4.8.3.1 and 4.8.3.2. No event is ever raised, so the status stays zero.
@@ -43,11 +45,19 @@ impl Platform {
             serial,
             verdict,
             pm1: Mutex::default(),
+            accesses: AtomicU64::new(0),
         }
+    }
+
+    /// How often the guest came to a port, the serial ones included.
+    #[must_use]
+    pub fn accesses(&self) -> u64 {
+        self.accesses.load(Ordering::Relaxed)
     }
 
     /// The guest reads `data.len()` bytes from a port.
     pub fn read(&self, port: u16, data: &mut [u8]) {
+        self.accesses.fetch_add(1, Ordering::Relaxed);
         data.fill(0xff);
         match port {
             SERIAL_PORT..=0x3ff => {
@@ -73,6 +83,7 @@ impl Platform {
 
     /// The guest writes to a port.
     pub fn write(&self, port: u16, data: &[u8]) {
+        self.accesses.fetch_add(1, Ordering::Relaxed);
         let value = match *data {
             [byte] => u16::from(byte),
             [low, high, ..] => u16::from_le_bytes([low, high]),

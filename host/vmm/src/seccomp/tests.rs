@@ -114,6 +114,20 @@ fn arguments_count() {
     for thread in [Thread::Control, Thread::Devices, Thread::Disk] {
         assert_killed(thread, libc::SYS_ioctl, [NOWHERE, super::KVM_RUN, 0]);
     }
+    // One signal, to this process; there is no thread -1.
+    let process = u64::from(std::process::id());
+    let kick = crate::vcpu::KICK as u64;
+    assert_allowed(Thread::Control, libc::SYS_tgkill, [process, NOWHERE, kick]);
+    for (process, signal) in [(process, 9), (process, 0), (1, kick), (process + 1, kick)] {
+        assert_killed(
+            Thread::Control,
+            libc::SYS_tgkill,
+            [process, NOWHERE, signal],
+        );
+    }
+    for thread in [Thread::Vcpu, Thread::Devices, Thread::Disk] {
+        assert_killed(thread, libc::SYS_tgkill, [process, NOWHERE, kick]);
+    }
     assert_killed(
         Thread::Control,
         libc::SYS_prctl,

@@ -5,7 +5,7 @@
 //! descriptors are not looked at again. All access goes through guest addresses; where a system call
 //! needs pointers they are made for that call, split at the borders of memory regions.
 
-use crate::machine::memory::GuestRam;
+use crate::machine::memory::{self, GuestRam};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -267,28 +267,8 @@ impl Buffers {
     /// # Errors
     /// What `madvise(2)` answers.
     pub fn discard(&self, ram: &GuestRam) -> Result<(), io::Error> {
-        let page = rustix::param::page_size();
         for (address, length) in &self.ranges {
-            for slice in ram.get_slices(*address, *length as usize) {
-                let slice = slice.map_err(io::Error::other)?;
-                let guard = slice.ptr_guard_mut();
-                let start = guard.as_ptr();
-                let skip = start.align_offset(page);
-                let Some(whole) = slice.len().checked_sub(skip) else {
-                    continue;
-                };
-                let whole = whole - whole % page;
-                if whole == 0 {
-                    continue;
-                }
-                // SAFETY: `skip + whole` bytes from `start` lie in the slice, which is guest memory in
-                // one private anonymous mapping; no reference to its bytes exists in this process.
-                let result =
-                    unsafe { libc::madvise(start.add(skip).cast(), whole, libc::MADV_DONTNEED) };
-                if result != 0 {
-                    return Err(io::Error::last_os_error());
-                }
-            }
+            memory::discard(ram, *address, *length as usize)?;
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! A driver's side for tests: queues in plain memory and interrupts that are only counted.
 
+pub(crate) mod hostile;
+
 use super::Device;
 use super::notify::{Interrupt, Notifier};
 use super::queue::{Queue, QueueLayout};
@@ -7,6 +9,18 @@ use crate::machine::memory::GuestRam;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use vm_memory::{Bytes, GuestAddress};
+
+/// As in `main`, before there is a second thread: with heaps of its own a thread that ends may look into
+/// /proc to trim one, which the filter of a disk's worker does not allow.
+extern "C" fn one_heap() {
+    // SAFETY: sets a parameter of the allocator.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+#[used]
+// SAFETY: the section holds functions of this type, which are called before `main`.
+#[unsafe(link_section = ".init_array")]
+static BEFORE_MAIN: extern "C" fn() = one_heap;
 
 pub(crate) const NEXT: u16 = 1;
 pub(crate) const WRITE: u16 = 2;

@@ -246,6 +246,13 @@ fn obey(line: &str) -> std::io::Result<String> {
             let bytes = vec![1_u8; mebibytes.parse::<usize>().unwrap_or(0) << 20];
             Ok(bytes.iter().step_by(4096).map(|byte| usize::from(*byte)).sum::<usize>().to_string())
         }
+        // How many devices an ACPI driver has, which since Linux 6.10 may be a platform driver.
+        ["driver", name] => {
+            let folders = ["acpi", "platform"].map(|bus| format!("/sys/bus/{bus}/drivers/{name}"));
+            let entries = folders.iter().flat_map(fs::read_dir).flatten().flatten();
+            let devices = entries.filter(|entry| entry.path().join("uevent").exists() && entry.path().is_symlink());
+            Ok(devices.count().to_string())
+        }
         ["interrupts"] => Ok(fs::read_to_string("/proc/interrupts")?.replace('\n', "|")),
         ["uptime"] => Ok(fs::read_to_string("/proc/uptime")?.trim().to_owned()),
         ["clocksource"] => {

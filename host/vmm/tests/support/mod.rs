@@ -206,11 +206,20 @@ impl Vm {
     pub fn ask(&mut self, request: &Request, files: &[&File]) -> Reply {
         let fds: Vec<_> = files.iter().map(|file| file.as_fd()).collect();
         wire::send(&self.control, request, &fds).unwrap();
+        self.answer()
+    }
+
+    /// The next answer.
+    pub fn answer(&mut self) -> Reply {
         wait_readable(&self.control, &mut self.child);
-        wire::receive(&self.control)
-            .unwrap()
-            .expect("the control connection was closed")
-            .0
+        match wire::receive(&self.control) {
+            Ok(Some((reply, _))) => reply,
+            other => panic!(
+                "the control connection ended: {:?}, {:?}",
+                other.map(drop),
+                finish(&mut self.child)
+            ),
+        }
     }
 
     /// Another control connection.
@@ -311,7 +320,9 @@ impl Vm {
 impl Drop for Vm {
     fn drop(&mut self) {
         if std::thread::panicking() && self.child.try_wait().is_ok_and(|end| end.is_none()) {
-            let control = self.another_control();
+            let Ok(control) = try_client(&self.control_path) else {
+                return;
+            };
             let _ = rustix::net::sockopt::set_socket_timeout(
                 &control,
                 rustix::net::sockopt::Timeout::Recv,
@@ -355,6 +366,10 @@ impl Shell {
 
     pub fn ask(&mut self, command: &str) -> String {
         self.tell(command);
+        self.answer()
+    }
+
+    pub fn answer(&mut self) -> String {
         let mut line = String::new();
         self.0.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
@@ -456,10 +471,14 @@ pub fn listener(path: &Path, kind: SocketType) -> OwnedFd {
 }
 
 fn client(path: &Path) -> OwnedFd {
+    try_client(path).unwrap()
+}
+
+fn try_client(path: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-    connect(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
-    socket
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
 }
 
 fn wait_readable(fd: &OwnedFd, child: &mut Child) {

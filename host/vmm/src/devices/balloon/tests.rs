@@ -1,4 +1,5 @@
 use super::{Balloon, TURN};
+use crate::virtio::testing::hostile;
 use crate::virtio::testing::{FIRST_END, Ring, SECOND, activate, get, notifier, put, ram};
 use std::sync::Arc;
 
@@ -84,4 +85,15 @@ fn a_driver_that_never_stops_leaves_the_turn() {
     // It is its own next caller.
     use crate::virtio::Device;
     assert_eq!(balloon.kick().read().unwrap(), 1);
+}
+
+#[test]
+fn a_hostile_driver_gets_a_reset_on_every_queue() {
+    for queue in 0..3 {
+        hostile::check(
+            |ram, notifier| Balloon::new(ram, notifier).unwrap(),
+            queue,
+            Balloon::serve,
+        );
+    }
 }

@@ -1,4 +1,5 @@
 use super::{MAX_REQUEST, Rng};
+use crate::virtio::testing::hostile;
 use crate::virtio::testing::{Ring, activate, get, notifier, ram};
 use std::sync::Arc;
 
@@ -34,4 +35,13 @@ fn a_malformed_chain_stops_the_device() {
     rng.serve();
     assert!(notifier.needs_reset());
     assert_eq!(ring.used(), None);
+}
+
+#[test]
+fn a_hostile_driver_gets_a_reset_and_a_good_one_its_bytes() {
+    hostile::check(
+        |ram, notifier| Rng::new(ram, notifier).unwrap(),
+        0,
+        Rng::serve,
+    );
 }

@@ -1,13 +1,18 @@
+#[path = "programs.rs"]
+mod programs;
+
 use super::super::Device;
 use super::super::notify::Notifier;
 use super::super::status::Core;
 use super::super::testing::ram;
 use super::{Causes, Pin, QUEUE_NOTIFY, Window};
 use crate::devices::rng::Rng;
+use crate::machine::memory::GuestRam;
 use crate::sync::lock;
 use std::sync::{Arc, Mutex};
 
 struct Setup {
+    ram: GuestRam,
     window: Window,
     rng: Arc<Rng>,
     notifier: Arc<Notifier>,
@@ -21,13 +26,15 @@ fn setup() -> Setup {
     let pin = Arc::new(Pin::new(Box::new(move |high| lock(&record).push(high))));
     let causes = Arc::new(Causes::new(Arc::clone(&pin), 0));
     let notifier = Arc::new(Notifier::new(Box::new(Arc::clone(&causes))));
-    let rng = Arc::new(Rng::new(ram(), Arc::clone(&notifier)).unwrap());
+    let ram = ram();
+    let rng = Arc::new(Rng::new(ram.clone(), Arc::clone(&notifier)).unwrap());
     let core = Core::new(
         Arc::clone(&rng) as Arc<dyn Device>,
         Arc::clone(&notifier),
-        ram(),
+        ram.clone(),
     );
     Setup {
+        ram,
         window: Window::new(core, causes),
         rng,
         notifier,
