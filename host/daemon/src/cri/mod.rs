@@ -6,6 +6,7 @@ mod images;
 mod runtime;
 mod stats;
 mod status;
+mod streaming;
 
 pub(crate) use images::{ImageApi, pull_phase};
 pub(crate) use runtime::RuntimeApi;
