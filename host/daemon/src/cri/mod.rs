@@ -11,3 +11,6 @@ mod streaming;
 pub(crate) use images::{ImageApi, pull_phase};
 pub(crate) use runtime::RuntimeApi;
 pub(crate) use status::{image_status, sandbox_status};
+
+#[cfg(test)]
+mod tests;

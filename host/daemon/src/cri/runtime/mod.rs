@@ -2,6 +2,7 @@
 //! about; each takes the request and gives the answer or a gRPC status.
 
 mod containers;
+mod events;
 mod exec;
 mod node;
 mod pods;
@@ -123,7 +124,7 @@ service! {
     }
     streams {
         get_container_events: GetEventsRequest
-            => GetContainerEventsStream<ContainerEventResponse>, pods::events;
+            => GetContainerEventsStream<ContainerEventResponse>, events::subscribe;
         stream_pod_sandboxes: StreamPodSandboxesRequest
             => StreamPodSandboxesStream<StreamPodSandboxesResponse>, pods::stream;
         stream_containers: StreamContainersRequest

@@ -118,10 +118,3 @@ pub(super) async fn update_resources(
 ) -> Result<UpdatePodSandboxResourcesResponse, Status> {
     not_built("UpdatePodSandboxResources")
 }
-
-pub(super) async fn events(
-    _: &RuntimeApi,
-    _: GetEventsRequest,
-) -> Result<Messages<ContainerEventResponse>, Status> {
-    not_built("GetContainerEvents")
-}
