@@ -15,6 +15,7 @@ use crate::io::{ContainerIo, Pump};
 use crate::phases::wall_clock_ns;
 use crate::record::{ContainerRecord, ContainerState, ExitRecord};
 use crate::sandbox::{Running, Sandbox};
+use crate::stats::Rate;
 use crate::{Result, SandboxError};
 use bulkhead_agent_api::agent::Exit;
 use bulkhead_cri::v1::LinuxContainerResources;
@@ -61,6 +62,7 @@ pub struct Container {
     /// What holds now; the record has what it was made with.
     resources: Mutex<Option<LinuxContainerResources>>,
     told: Told,
+    pub(crate) rate: Rate,
     /// Held by the one who brings it to its end, so that a second waits for the first.
     ending: tokio::sync::Mutex<()>,
     /// Held by the one who changes its limits.
@@ -95,6 +97,7 @@ impl Container {
         Arc::new(Self {
             sandbox,
             told,
+            rate: Rate::default(),
             ending: tokio::sync::Mutex::default(),
             state: watch::Sender::new(record.state.clone()),
             started_at: AtomicI64::new(started_at),

@@ -43,9 +43,13 @@ pub use registry::Sandboxes;
 pub use sandbox::Sandbox;
 pub use vm::kvm;
 
-/// What the agent tells of a running container.
+/// What pods and containers use.
 pub mod figures {
-    pub use bulkhead_agent_api::agent::{ContainerStats, Pressure, PressureTimes};
+    pub use crate::stats::{ContainerFigures, GuestFigures, PodFigures};
+    pub use bulkhead_agent_api::agent::{
+        ContainerStats, CpuStats, IoStats, MemoryStats, NetworkInterface, Pressure, PressureTimes,
+    };
+    pub use bulkhead_agent_api::cgroup::figures as of_cgroup;
 }
 
 /// The result of this crate's functions.

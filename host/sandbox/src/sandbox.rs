@@ -25,6 +25,7 @@ use crate::phases::monotonic_ns;
 use crate::place::Place;
 use crate::record::{SandboxRecord, SandboxState};
 use crate::scratch::ScratchMaker;
+use crate::stats::{Rate, Silence};
 use crate::store::Store;
 use crate::vm::{Feed, Users, Vm, VmRequest};
 use crate::{Result, SandboxError};
@@ -61,6 +62,8 @@ pub struct Sandbox {
     running: OnceLock<Arc<Running>>,
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
     told: Told,
+    pub(crate) rate: Rate,
+    pub(crate) silence: Silence,
 }
 
 /// What a sandbox has from Ready on.
@@ -111,6 +114,8 @@ impl Sandbox {
         Arc::new(Self {
             services,
             told,
+            rate: Rate::default(),
+            silence: Silence::default(),
             state: watch::Sender::new(record.state.clone()),
             record: Mutex::new(record),
             storing: tokio::sync::Mutex::default(),
@@ -195,7 +200,7 @@ impl Sandbox {
         self.told.deleted(Ran::Yes, |kind| self.tell(&id, kind));
     }
 
-    fn cgroup(&self) -> PodCgroup {
+    pub(crate) fn cgroup(&self) -> PodCgroup {
         PodCgroup::at(&self.lock_record().cgroup)
     }
 

@@ -3,6 +3,8 @@
 mod convert;
 mod filter;
 mod images;
+mod metrics;
+mod paging;
 mod runtime;
 mod stats;
 mod status;

@@ -1,7 +1,7 @@
 //! Containers.
 
 use super::{Messages, RuntimeApi, not_built, required};
-use crate::cri::{convert, filter, image_status, sandbox_status};
+use crate::cri::{convert, filter, image_status, paging, sandbox_status};
 use bulkhead_cri::v1::*;
 use bulkhead_image::{Image as StoredImage, ImageError};
 use bulkhead_sandbox::{ContainerImage, SandboxError};
@@ -123,10 +123,12 @@ pub(super) async fn list(
 }
 
 pub(super) async fn stream(
-    _: &RuntimeApi,
-    _: StreamContainersRequest,
+    api: &RuntimeApi,
+    request: StreamContainersRequest,
 ) -> Result<Messages<StreamContainersResponse>, Status> {
-    not_built("StreamContainers")
+    let items = matching(api, request.filter.as_ref());
+    let wrap = |containers| StreamContainersResponse { containers };
+    Ok(paging::pages(items, wrap))
 }
 
 pub(super) async fn status(

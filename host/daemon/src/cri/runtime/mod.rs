@@ -4,6 +4,7 @@
 mod containers;
 mod events;
 mod exec;
+mod metrics;
 mod node;
 mod pods;
 mod stats;
@@ -118,9 +119,9 @@ service! {
         list_pod_sandbox_stats: ListPodSandboxStatsRequest => ListPodSandboxStatsResponse,
             stats::of_pods;
         list_metric_descriptors: ListMetricDescriptorsRequest => ListMetricDescriptorsResponse,
-            stats::metric_descriptors;
+            metrics::descriptors;
         list_pod_sandbox_metrics: ListPodSandboxMetricsRequest => ListPodSandboxMetricsResponse,
-            stats::metrics;
+            metrics::list;
     }
     streams {
         get_container_events: GetEventsRequest
@@ -135,6 +136,6 @@ service! {
             => StreamPodSandboxStatsStream<StreamPodSandboxStatsResponse>, stats::stream_pods;
         stream_pod_sandbox_metrics: StreamPodSandboxMetricsRequest
             => StreamPodSandboxMetricsStream<StreamPodSandboxMetricsResponse>,
-            stats::stream_metrics;
+            metrics::stream;
     }
 }

@@ -1,7 +1,7 @@
 //! Pod sandboxes.
 
 use super::{Messages, RuntimeApi, not_built, required};
-use crate::cri::{convert, filter, sandbox_status};
+use crate::cri::{convert, filter, paging, sandbox_status};
 use bulkhead_cri::v1::*;
 use bulkhead_sandbox::SandboxRecord;
 use serde_json::json;
@@ -106,10 +106,12 @@ pub(super) async fn list(
 }
 
 pub(super) async fn stream(
-    _: &RuntimeApi,
-    _: StreamPodSandboxesRequest,
+    api: &RuntimeApi,
+    request: StreamPodSandboxesRequest,
 ) -> Result<Messages<StreamPodSandboxesResponse>, Status> {
-    not_built("StreamPodSandboxes")
+    let items = matching(api, request.filter.as_ref());
+    let wrap = |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes };
+    Ok(paging::pages(items, wrap))
 }
 
 pub(super) async fn update_resources(

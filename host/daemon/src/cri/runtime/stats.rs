@@ -1,20 +1,25 @@
-//! Figures.
+//! Figures of pods and containers.
 
-use super::{Messages, RuntimeApi, not_built};
-use crate::cri::{convert, filter, sandbox_status, stats};
+use super::{Messages, RuntimeApi};
+use crate::cri::{convert, filter, paging, sandbox_status, stats};
 use bulkhead_cri::v1::*;
-use bulkhead_sandbox::{ContainerRecord, figures};
+use bulkhead_sandbox::figures::{ContainerFigures, PodFigures};
 use tonic::Status;
 
-fn figures_of(
-    api: &RuntimeApi,
-    record: ContainerRecord,
-    figures: &figures::ContainerStats,
-) -> ContainerStats {
-    // Where the pod's scratch disk is.
+/// Where a pod's scratch disk is.
+fn mountpoint(api: &RuntimeApi, pod: &str) -> String {
     let pods = api.config.state.join("pods");
-    let mountpoint = pods.join(&record.sandbox_id).display().to_string();
-    stats::container(record, figures, mountpoint)
+    pods.join(pod).display().to_string()
+}
+
+fn container(api: &RuntimeApi, figures: ContainerFigures) -> ContainerStats {
+    let mountpoint = mountpoint(api, &figures.record.sandbox_id);
+    stats::container(figures, mountpoint)
+}
+
+fn pod(api: &RuntimeApi, figures: PodFigures) -> PodSandboxStats {
+    let mountpoint = mountpoint(api, &figures.record.id);
+    stats::pod(figures, &mountpoint)
 }
 
 pub(super) async fn of_container(
@@ -22,79 +27,80 @@ pub(super) async fn of_container(
     request: ContainerStatsRequest,
 ) -> Result<ContainerStatsResponse, Status> {
     let found = api.sandboxes.container(&request.container_id);
-    let container = found.map_err(sandbox_status)?;
-    let (record, figures) = container.stats().await.map_err(sandbox_status)?;
-    let stats = Some(figures_of(api, record, &figures));
+    let figures = found.map_err(sandbox_status)?.figures().await;
+    let stats = Some(container(api, figures.map_err(sandbox_status)?));
     Ok(ContainerStatsResponse { stats })
 }
 
-pub(super) async fn of_containers(
-    api: &RuntimeApi,
-    request: ListContainerStatsRequest,
-) -> Result<ListContainerStatsResponse, Status> {
-    let wanted = request.filter.map(|filter| ContainerFilter {
+async fn containers(api: &RuntimeApi, wanted: Option<ContainerStatsFilter>) -> Vec<ContainerStats> {
+    let wanted = wanted.map(|filter| ContainerFilter {
         id: filter.id,
         pod_sandbox_id: filter.pod_sandbox_id,
         label_selector: filter.label_selector,
         state: None,
     });
     let all = api.sandboxes.containers().into_iter();
-    let containers = all
+    let matching = all
         .filter(|one| filter::container(&convert::container(one.record()), wanted.as_ref()))
         .collect();
-    let figures = api.sandboxes.stats(containers).await;
-    let stats = figures
-        .into_iter()
-        .map(|(record, figures)| figures_of(api, record, &figures))
-        .collect();
+    let figures = api.sandboxes.container_figures(matching).await;
+    figures.into_iter().map(|one| container(api, one)).collect()
+}
+
+pub(super) async fn of_containers(
+    api: &RuntimeApi,
+    request: ListContainerStatsRequest,
+) -> Result<ListContainerStatsResponse, Status> {
+    let stats = containers(api, request.filter).await;
     Ok(ListContainerStatsResponse { stats })
 }
 
 pub(super) async fn stream_containers(
-    _: &RuntimeApi,
-    _: StreamContainerStatsRequest,
+    api: &RuntimeApi,
+    request: StreamContainerStatsRequest,
 ) -> Result<Messages<StreamContainerStatsResponse>, Status> {
-    not_built("StreamContainerStats")
+    let stats = containers(api, request.filter).await;
+    let wrap = |container_stats| StreamContainerStatsResponse { container_stats };
+    Ok(paging::pages(stats, wrap))
 }
 
 pub(super) async fn of_pod(
-    _: &RuntimeApi,
-    _: PodSandboxStatsRequest,
+    api: &RuntimeApi,
+    request: PodSandboxStatsRequest,
 ) -> Result<PodSandboxStatsResponse, Status> {
-    not_built("PodSandboxStats")
+    let found = api.sandboxes.sandbox(&request.pod_sandbox_id);
+    let figures = found.map_err(sandbox_status)?.figures().await;
+    let stats = Some(pod(api, figures.map_err(sandbox_status)?));
+    Ok(PodSandboxStatsResponse { stats })
+}
+
+async fn pods(api: &RuntimeApi, wanted: Option<PodSandboxStatsFilter>) -> Vec<PodSandboxStats> {
+    let wanted = wanted.map(|filter| PodSandboxFilter {
+        id: filter.id,
+        label_selector: filter.label_selector,
+        state: None,
+    });
+    let all = api.sandboxes.sandboxes().into_iter();
+    let matching = all
+        .filter(|one| filter::sandbox(&convert::sandbox(one.record()), wanted.as_ref()))
+        .collect();
+    let figures = api.sandboxes.pod_figures(matching).await;
+    figures.into_iter().map(|one| pod(api, one)).collect()
 }
 
 pub(super) async fn of_pods(
-    _: &RuntimeApi,
-    _: ListPodSandboxStatsRequest,
+    api: &RuntimeApi,
+    request: ListPodSandboxStatsRequest,
 ) -> Result<ListPodSandboxStatsResponse, Status> {
-    not_built("ListPodSandboxStats")
+    let stats = pods(api, request.filter).await;
+    Ok(ListPodSandboxStatsResponse { stats })
 }
 
 pub(super) async fn stream_pods(
-    _: &RuntimeApi,
-    _: StreamPodSandboxStatsRequest,
+    api: &RuntimeApi,
+    request: StreamPodSandboxStatsRequest,
 ) -> Result<Messages<StreamPodSandboxStatsResponse>, Status> {
-    not_built("StreamPodSandboxStats")
-}
-
-pub(super) async fn metric_descriptors(
-    _: &RuntimeApi,
-    _: ListMetricDescriptorsRequest,
-) -> Result<ListMetricDescriptorsResponse, Status> {
-    not_built("ListMetricDescriptors")
-}
-
-pub(super) async fn metrics(
-    _: &RuntimeApi,
-    _: ListPodSandboxMetricsRequest,
-) -> Result<ListPodSandboxMetricsResponse, Status> {
-    not_built("ListPodSandboxMetrics")
-}
-
-pub(super) async fn stream_metrics(
-    _: &RuntimeApi,
-    _: StreamPodSandboxMetricsRequest,
-) -> Result<Messages<StreamPodSandboxMetricsResponse>, Status> {
-    not_built("StreamPodSandboxMetrics")
+    let stats = pods(api, request.filter).await;
+    let wrap = |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats };
+    Ok(paging::pages(stats, wrap))
 }
