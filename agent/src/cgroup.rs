@@ -7,6 +7,7 @@ mod update;
 
 use crate::error::Context;
 use crate::{Error, Result};
+use bulkhead_agent_api::cgroup::field;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fs;
@@ -198,15 +199,6 @@ fn refused(setting: &Setting, error: &io::Error) -> Error {
         "The kernel refuses {:?} for {}: {error}",
         setting.value, setting.file
     ))
-}
-
-/// A number in a file of "name number" lines; 0 when it is not there.
-fn field(text: &str, name: &str) -> u64 {
-    text.lines()
-        .filter_map(|line| line.split_once(' '))
-        .find(|(key, _)| *key == name)
-        .and_then(|(_, value)| value.trim().parse().ok())
-        .unwrap_or(0)
 }
 
 /// Adds the processes of a cgroup and of those below it.

@@ -2,10 +2,12 @@
 //! change, so the same request again changes nothing.
 
 mod ext4;
+mod interfaces;
 mod scratch;
 mod sysctl;
 
 pub use ext4::Geometry;
+pub use interfaces::interfaces;
 pub use scratch::{Project, Scratch};
 pub use sysctl::path as sysctl_path;
 

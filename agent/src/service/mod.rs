@@ -208,6 +208,7 @@ impl agent_ttrpc::Agent for Service {
         let ids = ids.collect::<Answer<Vec<_>>>()?;
         let mut response = StatsResponse::new();
         response.containers = self.engine.stats(&ids).await.map_err(rpc)?;
+        response.interfaces = crate::pod::interfaces();
         Ok(response)
     }
 

@@ -24,8 +24,10 @@ use ttrpc::{Code, context};
 
 /// The deadline of a control call. None of them waits for a container's program.
 const DEADLINE: Duration = Duration::from_secs(60);
-/// That of statistics: those of other pods wait for a guest that does not answer.
-const STATS_DEADLINE: Duration = Duration::from_secs(10);
+/// By how much the protocol's own deadline is later than ours, which says more.
+const GRACE: Duration = Duration::from_secs(1);
+/// That of statistics of one pod alone.
+pub(crate) const STATS_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A connection to a pod's agent; clones share it.
 #[derive(Clone)]
@@ -97,13 +99,26 @@ impl Agent {
             .map(drop)
     }
 
-    pub(crate) async fn stats(&self, container_ids: Vec<String>) -> Result<StatsResponse> {
+    pub(crate) async fn stats(
+        &self,
+        container_ids: Vec<String>,
+        limit: Duration,
+    ) -> Result<StatsResponse> {
         let mut request = StatsRequest::new();
         request.container_ids = container_ids;
         let call = self
             .client
-            .stats(context::with_duration(STATS_DEADLINE), &request);
-        self.call("Reading statistics", self.pod(), call).await
+            .stats(context::with_duration(limit + GRACE), &request);
+        let call = self.call("Reading statistics", self.pod(), call);
+        match tokio::time::timeout(limit, call).await {
+            Ok(result) => result,
+            Err(_) => Err(SandboxError::Agent {
+                doing: "Reading statistics",
+                what: self.pod(),
+                kind: Kind::DeadlineExceeded,
+                message: format!("the guest did not answer within {limit:?}"),
+            }),
+        }
     }
 
     pub(crate) async fn exec(&self, request: &ExecRequest) -> Result<()> {

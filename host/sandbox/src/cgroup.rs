@@ -5,6 +5,8 @@
 
 use crate::store::blocking;
 use crate::{Result, SandboxError};
+use bulkhead_agent_api::agent::ContainerStats;
+use bulkhead_agent_api::cgroup::figures;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Seek};
@@ -61,6 +63,14 @@ impl PodCgroup {
     pub(crate) async fn destroy(&self) -> Result<()> {
         let path = self.path.clone();
         blocking(move || destroy(&path)).await
+    }
+
+    /// Its figures. What its controllers do not count is absent.
+    pub(crate) async fn figures(&self) -> ContainerStats {
+        let path = self.path.clone();
+        let read = move |file: &str| fs::read_to_string(path.join(file)).ok();
+        let figures = blocking(move || Ok(figures(read))).await;
+        figures.unwrap_or_default()
     }
 
     /// How often the host's OOM killer has struck in it.

@@ -10,10 +10,12 @@
 //! [`Container::start`] alone moves to Running; the pod's driver, which receives the agent's events,
 //! alone moves to Exited.
 
+use crate::events::{Ran, Told};
 use crate::io::{ContainerIo, Pump};
 use crate::phases::wall_clock_ns;
 use crate::record::{ContainerRecord, ContainerState, ExitRecord};
 use crate::sandbox::{Running, Sandbox};
+use crate::stats::Rate;
 use crate::{Result, SandboxError};
 use bulkhead_agent_api::agent::Exit;
 use bulkhead_cri::v1::LinuxContainerResources;
@@ -25,6 +27,8 @@ use tokio::task::JoinHandle;
 
 /// SIGKILL.
 const KILL: u32 = 9;
+/// Why a container ended whose program could not be run.
+const START_ERROR: &str = "StartError";
 
 /// What a container needs to know of its image.
 #[derive(Debug, Clone, Default)]
@@ -57,6 +61,10 @@ pub struct Container {
     pump: Mutex<Option<JoinHandle<()>>>,
     /// What holds now; the record has what it was made with.
     resources: Mutex<Option<LinuxContainerResources>>,
+    told: Told,
+    pub(crate) rate: Rate,
+    /// Held by the one who brings it to its end, so that a second waits for the first.
+    ending: tokio::sync::Mutex<()>,
     /// Held by the one who changes its limits.
     pub(crate) updates: tokio::sync::Mutex<()>,
     /// Held by the one who removes it.
@@ -66,13 +74,31 @@ pub struct Container {
 }
 
 impl Container {
+    /// One that is being made.
     pub(crate) fn new(sandbox: Arc<Sandbox>, record: ContainerRecord) -> Arc<Self> {
+        Self::with(sandbox, record, Told::default())
+    }
+
+    /// One that an earlier daemon left.
+    pub(crate) fn restored(sandbox: Arc<Sandbox>, record: ContainerRecord) -> Arc<Self> {
+        let told = match &record.state {
+            ContainerState::Created => Told::already(false, false),
+            ContainerState::Running { .. } => Told::already(true, false),
+            ContainerState::Exited(_) => Told::already(true, true),
+        };
+        Self::with(sandbox, record, told)
+    }
+
+    fn with(sandbox: Arc<Sandbox>, record: ContainerRecord, told: Told) -> Arc<Self> {
         let started_at = match &record.state {
             ContainerState::Running { started_at } => *started_at,
             _ => 0,
         };
         Arc::new(Self {
             sandbox,
+            told,
+            rate: Rate::default(),
+            ending: tokio::sync::Mutex::default(),
             state: watch::Sender::new(record.state.clone()),
             started_at: AtomicI64::new(started_at),
             resources: Mutex::new(
@@ -178,6 +204,7 @@ impl Container {
             }
             created
         });
+        self.told.started(|kind| self.tell(kind));
         self.store().await
     }
 
@@ -271,7 +298,7 @@ impl Container {
     pub(crate) async fn on_exit(&self, exit: Exit) {
         let code = i32::try_from(exit.code).unwrap_or(255);
         let (reason, message) = match (exit.error.is_empty(), exit.oom_killed, code) {
-            (false, _, _) => ("StartError", exit.error),
+            (false, _, _) => (START_ERROR, exit.error),
             (true, true, _) => ("OOMKilled", String::new()),
             (true, false, 0) => ("Completed", String::new()),
             (true, false, _) => ("Error", String::new()),
@@ -287,7 +314,29 @@ impl Container {
             .await;
     }
 
+    fn tell(&self, kind: crate::EventKind) {
+        self.sandbox.tell(self.id(), kind);
+    }
+
+    /// It can be used from now on.
+    pub(crate) fn tell_created(&self) {
+        self.told.created(|kind| self.tell(kind));
+    }
+
+    /// Whether its program was started, by what is known at its end.
+    fn ran(&self) -> Ran {
+        let refused = match self.state() {
+            ContainerState::Exited(exit) => exit.reason == START_ERROR,
+            _ => false,
+        };
+        match self.started_at.load(Ordering::Acquire) != 0 && !refused {
+            true => Ran::Yes,
+            false => Ran::No,
+        }
+    }
+
     async fn finish(&self, code: i32, reason: &str, message: String, finished_at: i64) {
+        let _turn = self.ending.lock().await;
         let pump = self
             .pump
             .lock()
@@ -298,9 +347,13 @@ impl Container {
         {
             tracing::error!(container = self.id(), %error, "The task that writes the log failed");
         }
+        let started_at = match reason {
+            START_ERROR => 0,
+            _ => self.started_at.load(Ordering::Acquire),
+        };
         let exit = ExitRecord {
-            started_at: self.started_at.load(Ordering::Acquire),
-            finished_at,
+            started_at,
+            finished_at: within_life(finished_at, started_at.max(self.record.created_at)),
             code,
             reason: reason.to_owned(),
             message,
@@ -312,9 +365,13 @@ impl Container {
             }
             first
         });
-        if changed && let Err(error) = self.store().await {
+        if !changed {
+            return;
+        }
+        if let Err(error) = self.store().await {
             tracing::error!(container = self.id(), %error, "The exit could not be stored");
         }
+        self.told.stopped(self.ran(), |kind| self.tell(kind));
     }
 
     /// Writes the present state to the store, unless the container has been removed.
@@ -360,6 +417,7 @@ impl Container {
             .await?;
         *removed = true;
         self.sandbox.forget_container(self.id());
+        self.told.deleted(self.ran(), |kind| self.tell(kind));
         Ok(())
     }
 
@@ -376,6 +434,11 @@ impl Container {
             needed,
         }
     }
+}
+
+/// The guest's clock is its own: an end is neither before its beginning nor in the future.
+fn within_life(finished_at: i64, least: i64) -> i64 {
+    finished_at.min(wall_clock_ns()).max(least)
 }
 
 impl std::fmt::Debug for Container {

@@ -14,6 +14,7 @@ mod config;
 mod container;
 mod disks;
 mod error;
+mod events;
 mod exec;
 mod id;
 mod io;
@@ -34,6 +35,7 @@ mod vm;
 pub use config::{NodeConfig, RuntimeConfig, VmmUsers};
 pub use container::{Container, ContainerImage};
 pub use error::{Kind, SandboxError};
+pub use events::{BACKLOG, EventKind, PodEvent};
 pub use exec::{ExecOutput, ExecRequest, Execution};
 pub use io::{OutputChunk, StreamKind};
 pub use record::{ContainerRecord, ContainerState, ExitRecord, SandboxRecord, SandboxState};
@@ -41,9 +43,13 @@ pub use registry::Sandboxes;
 pub use sandbox::Sandbox;
 pub use vm::kvm;
 
-/// What the agent tells of a running container.
+/// What pods and containers use.
 pub mod figures {
-    pub use bulkhead_agent_api::agent::{ContainerStats, Pressure, PressureTimes};
+    pub use crate::stats::{ContainerFigures, GuestFigures, PodFigures};
+    pub use bulkhead_agent_api::agent::{
+        ContainerStats, CpuStats, IoStats, MemoryStats, NetworkInterface, Pressure, PressureTimes,
+    };
+    pub use bulkhead_agent_api::cgroup::figures as of_cgroup;
 }
 
 /// The result of this crate's functions.

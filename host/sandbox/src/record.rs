@@ -91,10 +91,11 @@ pub struct VmmIdentity {
 }
 
 /// Where a container is in its life.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ContainerState {
     /// Its first process waits to be started.
+    #[default]
     Created,
     /// It runs.
     Running {
@@ -103,6 +104,18 @@ pub enum ContainerState {
     },
     /// It has ended and its log is complete.
     Exited(ExitRecord),
+}
+
+impl ContainerState {
+    /// When its program was started, nanoseconds since the epoch; nothing if it never was.
+    #[must_use]
+    pub fn started_at(&self) -> Option<i64> {
+        match self {
+            Self::Created => None,
+            Self::Running { started_at } => Some(*started_at),
+            Self::Exited(exit) => Some(exit.started_at).filter(|at| *at != 0),
+        }
+    }
 }
 
 /// How a container ended.
@@ -121,7 +134,7 @@ pub struct ExitRecord {
 }
 
 /// A container as it is stored.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct ContainerRecord {
     /// Its id.
     pub id: String,

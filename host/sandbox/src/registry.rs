@@ -2,6 +2,7 @@
 
 use crate::config::{NodeConfig, RuntimeConfig};
 use crate::container::{Container, ContainerImage};
+use crate::events::{Events, PodEvent};
 use crate::id::{find, new_id, new_stream_id};
 use crate::names::{self, Names};
 use crate::phases::wall_clock_ns;
@@ -21,7 +22,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::oneshot;
+use tokio::sync::{broadcast, oneshot};
 
 /// The node's set of pods; clones share it.
 #[derive(Clone)]
@@ -56,6 +57,7 @@ impl Sandboxes {
                 store,
                 scratch,
                 users,
+                events: Events::default(),
             }),
             names: Names::default(),
             sandboxes: Arc::default(),
@@ -77,6 +79,13 @@ impl Sandboxes {
     #[must_use]
     pub fn sandboxes(&self) -> Vec<Arc<Sandbox>> {
         lock(&self.sandboxes).values().cloned().collect()
+    }
+
+    /// What happens to pods and containers from now on. A subscriber that lags more than
+    /// [`crate::BACKLOG`] events behind loses the oldest, and learns how many.
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<Arc<PodEvent>> {
+        self.services.events.subscribe()
     }
 
     /// Finds a container by its id or a unique beginning of it.
@@ -316,6 +325,7 @@ impl Sandboxes {
         match made.await {
             Ok(container) => {
                 lock(&self.containers).insert(id, Arc::clone(&container));
+                container.tell_created();
                 Ok(container)
             }
             Err(error) => {
@@ -362,6 +372,7 @@ impl Sandboxes {
         if let Ok(name) = names::of_sandbox(&record.config) {
             self.names.release(&name, &record.id);
         }
+        sandbox.tell_deleted();
         Ok(())
     }
 

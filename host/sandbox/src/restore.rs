@@ -36,7 +36,7 @@ pub(crate) async fn restore(all: &Sandboxes) -> Result<()> {
         if let Ok(name) = names::of_container(&record.config, &record.sandbox_id) {
             all.names.reserve("container", &name, &record.id)?;
         }
-        all.insert_container(&Container::new(sandbox, record));
+        all.insert_container(&Container::restored(sandbox, record));
     }
     remove_unknown_directories(all).await?;
     let mut tasks = tokio::task::JoinSet::new();

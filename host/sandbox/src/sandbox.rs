@@ -20,10 +20,12 @@ use crate::cgroup::PodCgroup;
 use crate::config::NodeConfig;
 use crate::container::Container;
 use crate::disks::{PodDisks, SCRATCH};
+use crate::events::{Events, Ran, Told};
 use crate::phases::monotonic_ns;
 use crate::place::Place;
 use crate::record::{SandboxRecord, SandboxState};
 use crate::scratch::ScratchMaker;
+use crate::stats::{Rate, Silence};
 use crate::store::Store;
 use crate::vm::{Feed, Users, Vm, VmRequest};
 use crate::{Result, SandboxError};
@@ -46,6 +48,7 @@ pub(crate) struct Services {
     pub(crate) store: Store,
     pub(crate) scratch: ScratchMaker,
     pub(crate) users: Users,
+    pub(crate) events: Events,
 }
 
 /// A pod sandbox.
@@ -58,6 +61,9 @@ pub struct Sandbox {
     stop: CancellationToken,
     running: OnceLock<Arc<Running>>,
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
+    told: Told,
+    pub(crate) rate: Rate,
+    pub(crate) silence: Silence,
 }
 
 /// What a sandbox has from Ready on.
@@ -100,8 +106,16 @@ impl Exits {
 
 impl Sandbox {
     pub(crate) fn new(services: Arc<Services>, record: SandboxRecord) -> Arc<Self> {
+        let told = match &record.state {
+            SandboxState::Starting => Told::default(),
+            SandboxState::Ended { .. } => Told::already(true, true),
+            SandboxState::Ready | SandboxState::Stopping => Told::already(true, false),
+        };
         Arc::new(Self {
             services,
+            told,
+            rate: Rate::default(),
+            silence: Silence::default(),
             state: watch::Sender::new(record.state.clone()),
             record: Mutex::new(record),
             storing: tokio::sync::Mutex::default(),
@@ -173,7 +187,20 @@ impl Sandbox {
         self.services.config.state.join("pods").join(self.id())
     }
 
-    fn cgroup(&self) -> PodCgroup {
+    /// It is ready, for the first time.
+    fn tell_ready(&self) {
+        let id = self.id();
+        self.told.created(|kind| self.tell(&id, kind));
+        self.told.started(|kind| self.tell(&id, kind));
+    }
+
+    /// It has been removed.
+    pub(crate) fn tell_deleted(&self) {
+        let id = self.id();
+        self.told.deleted(Ran::Yes, |kind| self.tell(&id, kind));
+    }
+
+    pub(crate) fn cgroup(&self) -> PodCgroup {
         PodCgroup::at(&self.lock_record().cgroup)
     }
 
@@ -228,6 +255,7 @@ pub(crate) async fn drive(sandbox: Arc<Sandbox>, started: oneshot::Sender<Result
             // Set once, here, before anybody can see Ready.
             let _ = sandbox.running.set(Arc::clone(&running));
             sandbox.enter(SandboxState::Ready).await;
+            sandbox.tell_ready();
             let _ = started.send(Ok(()));
             run(&sandbox, &running, 0).await;
         }
@@ -461,6 +489,10 @@ pub(crate) async fn take_down(sandbox: &Sandbox, cause: &str) {
             cause: cause.to_owned(),
         })
         .await;
+    let id = sandbox.id();
+    sandbox
+        .told
+        .stopped(Ran::Yes, |kind| sandbox.tell(&id, kind));
 }
 
 /// Removes what a pod has on the node besides its record. Succeeds if nothing is there.

@@ -6,6 +6,8 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/mod.rs"));
 }
 
+pub mod cgroup;
+
 pub use generated::{agent, agent_ttrpc};
 
 /// The version of the protocol that `agent.proto` describes.

@@ -3,10 +3,16 @@
 mod convert;
 mod filter;
 mod images;
+mod metrics;
+mod paging;
 mod runtime;
 mod stats;
 mod status;
+mod streaming;
 
 pub(crate) use images::{ImageApi, pull_phase};
 pub(crate) use runtime::RuntimeApi;
 pub(crate) use status::{image_status, sandbox_status};
+
+#[cfg(test)]
+mod tests;
