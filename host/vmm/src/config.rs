@@ -2,7 +2,7 @@
 
 use crate::cage::Cage;
 use crate::error::Error;
-use bulkhead_vmm_api::VmmConfig;
+use bulkhead_vmm_api::{VmmConfig, queue_pairs};
 use rustix::fs::FileType;
 use rustix::net::{SocketType, sockopt};
 use std::collections::HashSet;
@@ -99,8 +99,8 @@ impl Resources {
                 uid: config.uid,
                 gid: config.gid,
                 network: namespace,
-                // Each vCPU and each bound disk has a thread.
-                threads: u64::from(config.vcpus) + slots(config),
+                // Each vCPU, each bound disk and each pair of network queues has a thread.
+                threads: u64::from(config.vcpus) + slots(config) + queue_pairs(config.vcpus) as u64,
             },
         })
     }

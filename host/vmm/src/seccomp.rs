@@ -24,6 +24,8 @@ pub enum Thread {
     Devices,
     /// Serves one bound disk.
     Disk,
+    /// Serves a pair of the network interface's queues.
+    Net,
 }
 
 // `ioctl` requests, from <linux/kvm.h>, <linux/fs.h>, <linux/if_tun.h> and <asm-generic/ioctls.h>.
@@ -32,6 +34,7 @@ const KVM_IRQ_LINE: u64 = 0x4008_ae61;
 const FIONBIO: u64 = 0x5421;
 const TUNSETOFFLOAD: u64 = 0x4004_54d0;
 const TUNSETVNETHDRSZ: u64 = 0x4004_54d8;
+const TUNSETQUEUE: u64 = 0x4004_54d9;
 const TUNGETIFF: u64 = 0x8004_54d2;
 
 /// Heap, locks, clock, and the ways out.
@@ -76,6 +79,13 @@ const DISK: &[i64] = &[
     libc::SYS_preadv,
     libc::SYS_pwritev,
 ];
+/// Packets between a tap and the guest.
+const NET: &[i64] = &[
+    libc::SYS_close,
+    libc::SYS_epoll_pwait,
+    libc::SYS_readv,
+    libc::SYS_writev,
+];
 /// What a device's activation and its registers need.
 const VCPU: &[i64] = &[libc::SYS_close, libc::SYS_epoll_ctl];
 /// The control socket, files that come through it, and starting disk workers.
@@ -101,6 +111,7 @@ impl Thread {
             Self::Vcpu => &[EVERY, VCPU],
             Self::Devices => &[EVERY, DEVICES],
             Self::Disk => &[EVERY, DISK],
+            Self::Net => &[EVERY, NET],
             // Its filter also holds for the disk workers that it starts.
             Self::Control => &[EVERY, DISK, CONTROL],
         };
@@ -109,13 +120,15 @@ impl Thread {
 
     fn ioctls(self) -> &'static [u64] {
         match self {
-            Self::Vcpu => &[KVM_RUN, KVM_IRQ_LINE, TUNSETOFFLOAD],
+            Self::Vcpu => &[KVM_RUN, KVM_IRQ_LINE, TUNSETOFFLOAD, TUNSETQUEUE],
             Self::Devices => &[KVM_IRQ_LINE, FIONBIO],
             Self::Disk => &[KVM_IRQ_LINE],
+            Self::Net => &[KVM_IRQ_LINE, TUNSETQUEUE],
             Self::Control => &[
                 KVM_IRQ_LINE,
                 FIONBIO,
                 TUNSETOFFLOAD,
+                TUNSETQUEUE,
                 TUNSETVNETHDRSZ,
                 TUNGETIFF,
             ],

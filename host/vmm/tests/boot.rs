@@ -255,54 +255,61 @@ fn survives_the_daemon() {
     end(vm, ExitReason::Killed);
 }
 
-#[test]
-fn the_network_comes_with_its_tap() {
-    let images = images!();
-    let mut shape = Shape::new(&images);
-    shape.network = true;
-    let mut vm = Vm::start(&shape);
-    vm.ready();
-    let mut shell = vm.shell();
-    assert_eq!(shell.ask("configure 2"), "ok");
-    assert_eq!(shell.ask("carrier"), "0");
-
-    let tap = support::tap("vmmtest0");
-    for arguments in ["addr add 10.99.0.1/24 dev vmmtest0", "link set vmmtest0 up"] {
-        let status = std::process::Command::new("ip")
-            .args(arguments.split(' '))
-            .status();
-        assert!(status.unwrap().success());
-    }
-    assert_eq!(vm.ask(&Request::BindTap, &[&tap]), Reply::Done);
-    assert!(matches!(
-        vm.ask(&Request::BindTap, &[&tap]),
-        Reply::Error { .. }
-    ));
-    drop(tap);
-    shell.wait("carrier", "1");
-
+/// Sends and takes megabytes over TCP, `streams` at a time.
+fn exchange(shell: &mut support::Shell, streams: usize) {
     let listener = std::net::TcpListener::bind("10.99.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let count = 5_000_000;
-    shell.tell(&format!("tcp {address} {count}"));
-    let (mut stream, _) = listener.accept().unwrap();
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).unwrap();
-    assert_eq!(bytes, vec![b'y'; count]);
+    shell.tell(&format!("tcp {address} {count} {streams}"));
     let back: Vec<u8> = (0..4_000_000_u32).map(|i| (i * 11) as u8).collect();
-    stream.write_all(&back).unwrap();
-    drop(stream);
-    let answer = shell.ask("cpus");
-    assert_eq!(answer, format!("{} {:x}", back.len(), fnv(&back)));
-    let net = vm
-        .status()
-        .devices
-        .into_iter()
-        .find(|d| d.device == "net")
-        .unwrap();
-    eprintln!("{net:?}");
-    shell.tell("off");
-    end(vm, ExitReason::GuestPowerOff);
+    std::thread::scope(|scope| {
+        for _ in 0..streams {
+            let (mut stream, _) = listener.accept().unwrap();
+            let back = &back;
+            scope.spawn(move || {
+                let mut bytes = Vec::new();
+                stream.read_to_end(&mut bytes).unwrap();
+                assert!(bytes == vec![b'y'; count]);
+                stream.write_all(back).unwrap();
+            });
+        }
+    });
+    let answer = format!("{} {:x}", back.len(), fnv(&back));
+    assert_eq!(shell.answer(), vec![answer; streams].join(", "));
+}
+
+#[test]
+fn the_network_comes_with_its_tap() {
+    let images = images!();
+    // The tap with a queue for each pair, one for several, and one for one.
+    for (vcpus, queues) in [(1, 1), (4, 1), (4, 4), (4, 2)] {
+        let mut shape = Shape::new(&images);
+        shape.network = true;
+        shape.vcpus = vcpus;
+        let mut vm = Vm::start(&shape);
+        vm.ready();
+        let mut shell = vm.shell();
+        assert_eq!(shell.ask("configure 2"), "ok");
+        assert_eq!(shell.ask("carrier"), "0");
+        assert_eq!(shell.ask("queues"), format!("{vcpus} {vcpus}"));
+
+        let tap = support::tap("vmmtest0", queues);
+        support::configure("vmmtest0", "10.99.0.1/24");
+        let tap: Vec<&File> = tap.iter().collect();
+        let reply = vm.ask(&Request::BindTap, &[]);
+        assert!(matches!(reply, Reply::Error { .. }), "{reply:?}");
+        assert_eq!(vm.ask(&Request::BindTap, &tap), Reply::Done);
+        let reply = vm.ask(&Request::BindTap, &tap);
+        assert!(matches!(reply, Reply::Error { .. }), "{reply:?}");
+        shell.wait("carrier", "1");
+        exchange(&mut shell, 1);
+        exchange(&mut shell, 4);
+        let devices = vm.status().devices;
+        let net = devices.iter().find(|device| device.device == "net");
+        eprintln!("{vcpus} vCPUs, {queues} queues: {net:?}");
+        shell.tell("off");
+        end(vm, ExitReason::GuestPowerOff);
+    }
 }
 
 #[test]

@@ -56,6 +56,16 @@ pub struct VmmConfig {
     pub network_namespace_fd: Option<RawFd>,
 }
 
+/// The most pairs of queues that a network interface has.
+pub const MAX_QUEUE_PAIRS: usize = 8;
+
+/// How many pairs of queues the network interface of a machine with this many virtual CPUs has: one each,
+/// up to [`MAX_QUEUE_PAIRS`].
+#[must_use]
+pub fn queue_pairs(vcpus: u8) -> usize {
+    usize::from(vcpus).clamp(1, MAX_QUEUE_PAIRS)
+}
+
 /// A disk slot of the fixed machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

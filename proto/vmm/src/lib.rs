@@ -16,7 +16,7 @@ mod exit;
 mod message;
 pub mod wire;
 
-pub use config::{DiskSlot, GUEST_CMDLINE, VmmConfig};
+pub use config::{DiskSlot, GUEST_CMDLINE, MAX_QUEUE_PAIRS, VmmConfig, queue_pairs};
 pub use exit::ExitReason;
 pub use message::{
     DeviceCounters, GuestConnection, MAX_PACKET, PROTOCOL_VERSION, Reply, Request, VmmStatus,

@@ -25,7 +25,9 @@ pub enum Request {
         /// A bound slot; emptying an empty one succeeds.
         slot: DiskSlot,
     },
-    /// Puts a tap behind the network interface. One descriptor: the tap (IFF_VNET_HDR, IFF_NO_PI).
+    /// Puts a tap behind the network interface and brings the link up. The descriptors are the tap's
+    /// queues (IFF_TAP, IFF_VNET_HDR, IFF_NO_PI): one, or with IFF_MULTI_QUEUE as many as the interface
+    /// has pairs of queues, see [`queue_pairs`](crate::queue_pairs), or fewer.
     BindTap,
     /// Asks for [`Reply::Status`].
     Status,

@@ -1,7 +1,13 @@
 use super::{Thread, program};
 use seccompiler::apply_filter;
 
-const ALL: [Thread; 4] = [Thread::Control, Thread::Vcpu, Thread::Devices, Thread::Disk];
+const ALL: [Thread; 5] = [
+    Thread::Control,
+    Thread::Vcpu,
+    Thread::Devices,
+    Thread::Disk,
+    Thread::Net,
+];
 
 /// How a process ends that confines itself and then makes this call.
 fn end_of(thread: Thread, call: i64, arguments: [u64; 3]) -> libc::c_int {
@@ -75,16 +81,16 @@ fn no_thread_can_reach_beyond_what_it_holds() {
 
 #[test]
 fn calls_of_one_thread_are_not_another_s() {
-    for thread in [Thread::Vcpu, Thread::Devices, Thread::Disk] {
+    for thread in [Thread::Vcpu, Thread::Devices, Thread::Disk, Thread::Net] {
         assert_killed(thread, libc::SYS_clone3, [0; 3]);
         assert_killed(thread, libc::SYS_clone, [0; 3]);
         assert_killed(thread, libc::SYS_prctl, [libc::PR_SET_NAME as u64, 0, 0]);
     }
-    for thread in [Thread::Vcpu, Thread::Disk] {
+    for thread in [Thread::Vcpu, Thread::Disk, Thread::Net] {
         assert_killed(thread, libc::SYS_sendmsg, [u64::MAX, 0, 0]);
         assert_killed(thread, libc::SYS_accept4, [u64::MAX, 0, 0]);
     }
-    for thread in [Thread::Vcpu, Thread::Devices] {
+    for thread in [Thread::Vcpu, Thread::Devices, Thread::Net] {
         assert_killed(thread, libc::SYS_pwritev, [u64::MAX, 0, 0]);
         assert_killed(thread, libc::SYS_fallocate, [u64::MAX, 0, 0]);
     }
@@ -111,8 +117,17 @@ fn arguments_count() {
         assert_killed(thread, libc::SYS_mprotect, [0, 4096, executable]);
     }
     assert_allowed(Thread::Vcpu, libc::SYS_ioctl, [NOWHERE, super::KVM_RUN, 0]);
-    for thread in [Thread::Control, Thread::Devices, Thread::Disk] {
+    for thread in [Thread::Control, Thread::Devices, Thread::Disk, Thread::Net] {
         assert_killed(thread, libc::SYS_ioctl, [NOWHERE, super::KVM_RUN, 0]);
+    }
+    // The queue's other settings are made before it carries packets.
+    assert_allowed(
+        Thread::Net,
+        libc::SYS_ioctl,
+        [NOWHERE, super::TUNSETQUEUE, 0],
+    );
+    for request in [super::TUNSETOFFLOAD, super::TUNSETVNETHDRSZ, super::FIONBIO] {
+        assert_killed(Thread::Net, libc::SYS_ioctl, [NOWHERE, request, 0]);
     }
     assert_killed(
         Thread::Control,

@@ -272,7 +272,26 @@ fn obey(line: &str) -> std::io::Result<String> {
         }
         ["carrier"] => Ok(fs::read_to_string("/sys/class/net/eth0/carrier")?.trim().to_owned()),
         ["configure", last] => configure(last.parse().unwrap_or(0)),
-        ["tcp", to, count] => tcp(to, count.parse().unwrap_or(0)),
+        ["tcp", to, count, streams] => {
+            let (to, count) = (to.to_owned(), count.parse().unwrap_or(0));
+            let threads: Vec<_> = (0..streams.parse().unwrap_or(1))
+                .map(|_| {
+                    let to = to.clone();
+                    std::thread::spawn(move || tcp(&to, count))
+                })
+                .collect();
+            let answers = threads.into_iter().map(|thread| thread.join().unwrap());
+            Ok(answers.collect::<Result<Vec<_>, _>>()?.join(", "))
+        }
+        // How many receive and transmit queues the interface has.
+        ["queues"] => {
+            let names: Vec<_> = fs::read_dir("/sys/class/net/eth0/queues")?
+                .flatten()
+                .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                .collect();
+            let count = |kind: &str| names.iter().filter(|name| name.starts_with(kind)).count();
+            Ok(format!("{} {}", count("rx-"), count("tx-")))
+        }
         ["dial", port, text] => {
             let mut stream = dial(port.parse().unwrap_or(0))?;
             stream.write_all(text.as_bytes())?;

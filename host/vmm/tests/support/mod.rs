@@ -328,21 +328,37 @@ impl Drop for Vm {
     }
 }
 
-/// A new tap device as the daemon makes it.
-pub fn tap(name: &str) -> File {
-    let tap = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/net/tun")
-        .unwrap();
-    let mut request = [0_u8; 40];
-    request[..name.len()].copy_from_slice(name.as_bytes());
-    // IFF_TAP, IFF_NO_PI, IFF_VNET_HDR.
-    request[16..18].copy_from_slice(&0x5002_u16.to_le_bytes());
-    // SAFETY: TUNSETIFF on a `struct ifreq` of 40 bytes.
-    let result = unsafe { libc::ioctl(tap.as_raw_fd(), 0x4004_54ca, request.as_mut_ptr()) };
-    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
-    tap
+/// A new tap device as the daemon makes it, in this many queues.
+pub fn tap(name: &str, queues: usize) -> Vec<File> {
+    // IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, and IFF_MULTI_QUEUE.
+    let flags = 0x5002_u16 | if queues > 1 { 0x100 } else { 0 };
+    (0..queues)
+        .map(|_| {
+            let tap = File::options()
+                .read(true)
+                .write(true)
+                .open("/dev/net/tun")
+                .unwrap();
+            let mut request = [0_u8; 40];
+            request[..name.len()].copy_from_slice(name.as_bytes());
+            request[16..18].copy_from_slice(&flags.to_le_bytes());
+            // SAFETY: TUNSETIFF on a `struct ifreq` of 40 bytes.
+            let result = unsafe { libc::ioctl(tap.as_raw_fd(), 0x4004_54ca, request.as_mut_ptr()) };
+            assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+            tap
+        })
+        .collect()
+}
+
+/// Gives an interface of the host an address and brings it up.
+pub fn configure(name: &str, address: &str) {
+    for arguments in [
+        format!("addr add {address} dev {name}"),
+        format!("link set {name} up"),
+    ] {
+        let status = Command::new("ip").args(arguments.split(' ')).status();
+        assert!(status.unwrap().success());
+    }
 }
 
 /// Commands for the test's init.
@@ -355,6 +371,10 @@ impl Shell {
 
     pub fn ask(&mut self, command: &str) -> String {
         self.tell(command);
+        self.answer()
+    }
+
+    pub fn answer(&mut self) -> String {
         let mut line = String::new();
         self.0.read_line(&mut line).unwrap();
         line.trim_end().to_owned()

@@ -1,0 +1,196 @@
+//! A pair of queues, one for each direction, with the queue of the tap that it works on.
+//!
+//! A thread of its own serves each pair, so that pairs do not wait for each other, nor other devices for
+//! any of them. Every source is watched edge-triggered: what is known to be there is remembered.
+
+use super::receive::Receiver;
+use super::transmit::Transmitter;
+use crate::devices::counters::Counters;
+use crate::error::Error;
+use crate::machine::memory::GuestRam;
+use crate::sync::lock;
+use crate::virtio::notify::Notifier;
+use crate::virtio::queue::{Queue, QueueError};
+use rustix::event::epoll;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+/// The most packets each way before it is looked what else has happened.
+const TURN: usize = 64;
+
+// What an event is of.
+const KICK: u64 = 0;
+const TAP: u64 = 1;
+const CONTROL: u64 = 2;
+
+/// What a pair's thread was woken by.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Woken {
+    /// The driver has notified one of the queues.
+    pub(super) kick: bool,
+    /// The driver has notified the control queue.
+    pub(super) control: bool,
+}
+
+/// A pair of queues.
+#[derive(Debug)]
+pub(super) struct Pair {
+    ram: GuestRam,
+    notifier: Arc<Notifier>,
+    /// The receive queue's number; the transmit queue's is the next.
+    first_queue: u16,
+    epoll: OwnedFd,
+    pub(super) receive_kick: EventFd,
+    pub(super) transmit_kick: EventFd,
+    state: Mutex<State>,
+    pub(super) counters: Counters,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What packets of the guest are written to.
+    out: Option<Arc<OwnedFd>>,
+    /// What packets for the guest are read from.
+    input: Option<Arc<OwnedFd>>,
+    /// There may be something to read.
+    readable: bool,
+    queues: Option<(Receiver, Transmitter)>,
+}
+
+impl Pair {
+    pub(super) fn new(ram: GuestRam, notifier: Arc<Notifier>, index: usize) -> Result<Self, Error> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
+            .map_err(Error::host("create an epoll instance"))?;
+        let kick =
+            || EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(Error::host("create an eventfd"));
+        let pair = Self {
+            ram,
+            notifier,
+            // There are few pairs.
+            first_queue: 2 * index as u16,
+            epoll,
+            receive_kick: kick()?,
+            transmit_kick: kick()?,
+            state: Mutex::default(),
+            counters: Counters::default(),
+        };
+        pair.watch(eventfd(&pair.receive_kick), KICK)?;
+        pair.watch(eventfd(&pair.transmit_kick), KICK)?;
+        Ok(pair)
+    }
+
+    /// Has this pair's thread look at the control queue, too.
+    pub(super) fn watch_control(&self, kick: &EventFd) -> Result<(), Error> {
+        self.watch(eventfd(kick), CONTROL)
+    }
+
+    fn watch(&self, fd: BorrowedFd<'_>, what: u64) -> Result<(), Error> {
+        let data = epoll::EventData::new_u64(what);
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&self.epoll, fd, data, flags).map_err(Error::host("watch a descriptor"))
+    }
+
+    /// Puts a tap behind the pair; without `input` packets only leave by it.
+    pub(super) fn bind(&self, out: Arc<OwnedFd>, input: bool) -> Result<(), Error> {
+        let mut state = lock(&self.state);
+        if input {
+            self.watch(out.as_fd(), TAP)?;
+            state.input = Some(Arc::clone(&out));
+            state.readable = true;
+        }
+        state.out = Some(out);
+        drop(state);
+        self.wake();
+        Ok(())
+    }
+
+    /// Has the pair's thread look at everything.
+    pub(super) fn wake(&self) {
+        let _ = self.transmit_kick.write(1);
+    }
+
+    /// The driver is ready.
+    pub(super) fn activate(&self, receive: Queue, transmit: Queue, features: u64) {
+        let receiver = Receiver::new(&self.ram, receive, features);
+        let transmitter = Transmitter::new(&self.ram, transmit, features);
+        lock(&self.state).queues = Some((receiver, transmitter));
+        self.wake();
+    }
+
+    /// Gives up the queues.
+    pub(super) fn reset(&self) {
+        lock(&self.state).queues = None;
+    }
+
+    /// Looks what there is to do, and waits for it if it is to.
+    pub(super) fn wait(&self, block: bool) -> Result<Woken, Error> {
+        let nothing = epoll::Event {
+            flags: epoll::EventFlags::empty(),
+            data: epoll::EventData::new_u64(KICK),
+        };
+        let mut events = [nothing; 8];
+        let zero = rustix::time::Timespec::default();
+        let timeout = (!block).then_some(&zero);
+        let count =
+            rustix::io::retry_on_intr(|| epoll::wait(&self.epoll, &mut events[..], timeout))
+                .map_err(Error::host("wait for events"))?;
+        let mut woken = Woken::default();
+        for event in events.iter().take(count) {
+            match event.data.u64() {
+                TAP => lock(&self.state).readable = true,
+                CONTROL => woken.control = true,
+                _ => woken.kick = true,
+            }
+        }
+        Ok(woken)
+    }
+
+    /// Moves packets both ways, within a turn; answers whether there may be more to do.
+    pub(super) fn serve(&self) -> bool {
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        let Some((mut receiver, mut transmitter)) = state.queues.take() else {
+            return false;
+        };
+        match self.turn(state, &mut receiver, &mut transmitter) {
+            Ok(more) => {
+                state.queues = Some((receiver, transmitter));
+                more
+            }
+            Err(_) => {
+                drop(guard);
+                self.counters.failed();
+                self.notifier.ask_for_reset();
+                false
+            }
+        }
+    }
+
+    fn turn(
+        &self,
+        state: &mut State,
+        receiver: &mut Receiver,
+        transmitter: &mut Transmitter,
+    ) -> Result<bool, QueueError> {
+        let out = state.out.as_ref().map(|tap| tap.as_fd());
+        let mut more = transmitter.run(&self.ram, out, TURN, &self.counters)?;
+        if let Some(tap) = &state.input {
+            let readable = &mut state.readable;
+            more |= receiver.run(&self.ram, tap.as_fd(), readable, TURN, &self.counters)?;
+        }
+        let queues = [&mut receiver.queue, &mut transmitter.queue];
+        for (index, queue) in (self.first_queue..).zip(queues) {
+            if queue.wants_interrupt(&self.ram)? {
+                self.notifier.used(index);
+            }
+        }
+        Ok(more)
+    }
+}
+
+fn eventfd(fd: &EventFd) -> BorrowedFd<'_> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the descriptor is open as long as the eventfd, which is borrowed as long.
+    unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) }
+}
