@@ -180,6 +180,16 @@ fn program(thread: Thread) -> Result<BpfProgram, seccompiler::BackendError> {
             options.into_iter().collect::<Result<_, _>>()?,
         );
     }
+    if thread == Thread::Devices {
+        // How much the host's kernel keeps of what the guest sends on a vsock connection.
+        let conditions = [(1, libc::SOL_SOCKET), (2, libc::SO_SNDBUF)];
+        let conditions = conditions.map(|(argument, value)| {
+            let size = SeccompCmpArgLen::Dword;
+            SeccompCondition::new(argument, size, SeccompCmpOp::Eq, value as u64)
+        });
+        let conditions = conditions.into_iter().collect::<Result<_, _>>()?;
+        rules.insert(libc::SYS_setsockopt, vec![SeccompRule::new(conditions)?]);
+    }
     SeccompFilter::new(
         rules,
         SeccompAction::KillProcess,

@@ -17,7 +17,9 @@ fuzz_target!(|input: &[u8]| {
     let taps = 1 + usize::from(kind / 2) % pairs;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (near, far): (Vec<_>, Vec<_>) = (0..taps)
-        .map(|_| socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).expect("sockets"))
+        .map(|_| {
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).expect("sockets")
+        })
         .unzip();
     let mut driver =
         Driver::new(|ram, notifier| Net::new(ram, notifier, pairs).expect("an interface"));

@@ -120,6 +120,23 @@ fn arguments_count() {
     for thread in [Thread::Control, Thread::Devices, Thread::Disk, Thread::Net] {
         assert_killed(thread, libc::SYS_ioctl, [NOWHERE, super::KVM_RUN, 0]);
     }
+    let (socket, size) = (libc::SOL_SOCKET as u64, libc::SO_SNDBUF as u64);
+    let force = libc::SO_SNDBUFFORCE as u64;
+    assert_allowed(
+        Thread::Devices,
+        libc::SYS_setsockopt,
+        [NOWHERE, socket, size],
+    );
+    for (level, name) in [(socket, force), (libc::SOL_TCP as u64, size)] {
+        assert_killed(
+            Thread::Devices,
+            libc::SYS_setsockopt,
+            [NOWHERE, level, name],
+        );
+    }
+    for thread in [Thread::Control, Thread::Vcpu, Thread::Disk, Thread::Net] {
+        assert_killed(thread, libc::SYS_setsockopt, [NOWHERE, socket, size]);
+    }
     // The queue's other settings are made before it carries packets.
     assert_allowed(
         Thread::Net,

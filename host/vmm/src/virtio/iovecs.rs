@@ -120,6 +120,25 @@ impl Iovecs {
         self.truncate(whole);
     }
 
+    /// Moves the first `count` bytes, or all if there are fewer, to the end of another list; answers how
+    /// many there were. Both are of the same memory.
+    pub fn move_front(&mut self, count: usize, to: &mut Self) -> usize {
+        let mut left = count;
+        for part in self.list.iter().skip(self.start) {
+            if left == 0 {
+                break;
+            }
+            let length = part.iov_len.min(left);
+            to.list.push(libc::iovec {
+                iov_base: part.iov_base,
+                iov_len: length,
+            });
+            left -= length;
+        }
+        self.drop_bytes(count - left);
+        count - left
+    }
+
     /// Copies bytes out, from `offset` on; answers how many there were.
     pub fn copy_out(&self, offset: usize, bytes: &mut [u8]) -> usize {
         let mut done = 0;
@@ -194,12 +213,28 @@ impl Iovecs {
         result
     }
 
-    /// `readv(2)` into all ranges, the first [`MAX_IOVECS`] at the most.
+    /// `readv(2)` of at most `most` bytes.
     ///
     /// # Errors
     /// What the call answers; interruptions are retried.
-    pub fn read(&mut self, fd: BorrowedFd<'_>) -> Result<usize, io::Error> {
-        self.call(fd, self.len(), libc::readv)
+    pub fn read(&mut self, fd: BorrowedFd<'_>, most: usize) -> Result<usize, io::Error> {
+        let (mut left, mut count, mut cut) = (most, 0, 0);
+        for part in self.list.iter_mut().skip(self.start).take(MAX_IOVECS) {
+            if left == 0 {
+                break;
+            }
+            count += 1;
+            cut = part.iov_len.saturating_sub(left);
+            part.iov_len -= cut;
+            left -= part.iov_len;
+        }
+        let result = self.call(fd, count, libc::readv);
+        // Only the last entry was made shorter.
+        let last = (self.start + count).checked_sub(1);
+        if let Some(part) = last.and_then(|last| self.list.get_mut(last)) {
+            part.iov_len += cut;
+        }
+        result
     }
 
     /// `writev(2)` from all ranges, the first [`MAX_IOVECS`] at the most.

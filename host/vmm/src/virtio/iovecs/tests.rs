@@ -72,6 +72,43 @@ fn ranges_are_taken_from_both_ends() {
 }
 
 #[test]
+fn a_read_takes_no_more_than_it_may() {
+    let ram = ram();
+    let (ours, theirs) = pair();
+    for most in [0, 1, 2, 3, 5, 7, 8, 100] {
+        ours.send(&[9; 20]).unwrap();
+        put(&ram, 0x1000, &[0; 0x20]);
+        let mut ranges = list(&ram, &[(0x1000, 2), (0x1002, 1), (0x1003, 5)]);
+        let expected = most.min(8);
+        assert_eq!(ranges.read(theirs.as_fd(), most).unwrap(), expected);
+        let bytes = get(&ram, 0x1000, 0x20);
+        assert!(bytes.iter().take(expected).all(|byte| *byte == 9));
+        assert!(bytes.iter().skip(expected).all(|byte| *byte == 0));
+        assert_eq!(ranges.copy_in(0, &[1; 20]), 8);
+        if most == 0 {
+            let _ = ranges.read(theirs.as_fd(), 8);
+        }
+    }
+}
+
+#[test]
+fn bytes_move_from_list_to_list() {
+    let ram = ram();
+    put(&ram, 0x1000, &[1, 2, 3, 4, 5, 6]);
+    let mut ranges = list(&ram, &[(0x1000, 2), (0x1002, 4)]);
+    let mut front = Iovecs::new(&ram);
+    assert_eq!(ranges.move_front(3, &mut front), 3);
+    let mut bytes = [0; 8];
+    assert_eq!((front.copy_out(0, &mut bytes), front.len()), (3, 2));
+    assert_eq!(bytes[..3], [1, 2, 3]);
+    assert_eq!(ranges.copy_out(0, &mut bytes), 3);
+    assert_eq!(bytes[..3], [4, 5, 6]);
+    assert_eq!(ranges.move_front(9, &mut front), 3);
+    assert!(ranges.is_empty());
+    assert_eq!(front.copy_out(0, &mut bytes), 6);
+}
+
+#[test]
 fn calls_reach_memory_of_both_kinds() {
     let ram = ram();
     let (ours, theirs) = pair();
@@ -93,7 +130,7 @@ fn calls_reach_memory_of_both_kinds() {
     assert_eq!(get(&ram, 0x3000, 9), [7, 7, 7, 7, 7, 7, 7, 7, 0]);
     assert_eq!(ranges.len(), 3);
     ours.send(&[8; 5]).unwrap();
-    assert_eq!(ranges.read(theirs.as_fd()).unwrap(), 5);
+    assert_eq!(ranges.read(theirs.as_fd(), 100).unwrap(), 5);
 
     let mut front = [0xaa, 0xbb];
     ranges
