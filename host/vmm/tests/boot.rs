@@ -12,7 +12,7 @@
 
 mod support;
 
-use bulkhead_vmm_api::{DiskSlot, ExitReason, Reply, Request};
+use bulkhead_vmm_api::{DiskSlot, ExitReason, GuestConnection, Reply, Request, wire};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -230,6 +230,80 @@ fn streams_both_ways() {
     // The answer to `cpus`.
     shell.tell("off");
     end(vm, ExitReason::GuestPowerOff);
+}
+
+#[test]
+fn thousands_of_short_connections_leave_nothing() {
+    let images = images!();
+    let mut vm = Vm::start(&Shape::new(&images));
+    vm.ready();
+    let mut shell = vm.shell();
+    let mut round = |vm: &mut Vm, count: u32| {
+        for index in 0..count {
+            let mut stream = vm.connect(5001).unwrap();
+            stream.write_all(&index.to_le_bytes()).unwrap();
+            let mut echo = [0; 4];
+            stream.read_exact(&mut echo).unwrap();
+            assert_eq!(u32::from_le_bytes(echo), index);
+        }
+        shell.tell(&format!("knock 80 {count}"));
+        for _ in 0..count {
+            let mut text = String::new();
+            vm.dialled().1.read_to_string(&mut text).unwrap();
+            assert_eq!(text, "knock");
+        }
+        assert_eq!(shell.answer(), "ok");
+    };
+    round(&mut vm, 50);
+    let (open, (own, _)) = (vm.open_files(), vm.own_memory_kib());
+    round(&mut vm, 1000);
+    // The last ones may still be about to go.
+    support::eventually("the descriptors are closed", || vm.open_files() <= open);
+    let (now, _) = vm.own_memory_kib();
+    eprintln!("{own} KiB after 100 connections, {now} KiB after 2000 more");
+    assert!(now < own + 512, "{own} KiB, then {now}");
+    shell.tell("off");
+    end(vm, ExitReason::GuestPowerOff);
+}
+
+#[test]
+fn a_guest_that_opens_connections_without_end_is_held_to_a_cap() {
+    let images = images!();
+    let mut shape = Shape::new(&images);
+    shape.memory_mib = 512;
+    let mut vm = Vm::start(&shape);
+    vm.ready();
+    let mut shell = vm.shell();
+    let (open, (own, _)) = (vm.open_files(), vm.own_memory_kib());
+    // Nobody reads what comes on them. The feed has to be read, or a guest is refused for that.
+    let feed = std::fs::File::from(vm.feed.try_clone().unwrap());
+    let taker = std::thread::spawn(move || {
+        let mut held = Vec::new();
+        loop {
+            match wire::receive::<GuestConnection>(&feed).unwrap() {
+                Some((_, stream)) => held.push(stream),
+                None => return held,
+            }
+        }
+    });
+    let answer = shell.ask("flood 81");
+    let (now, _) = vm.own_memory_kib();
+    eprintln!("connections and bytes: {answer}; {own} KiB, then {now} KiB");
+    let count: usize = answer.split(' ').next().unwrap().parse().unwrap();
+    assert!((1000..1024).contains(&count), "{answer}");
+    assert!(now < own + (10 << 10), "{own} KiB, then {now}");
+    // Who was connected before is served, and others when there is room again.
+    assert_eq!(shell.ask("cpus"), "1");
+    assert!(vm.connect(5001).is_none());
+    assert_eq!(shell.ask("let-go"), "ok");
+    rustix::net::shutdown(&vm.feed, rustix::net::Shutdown::Both).unwrap();
+    drop(taker.join().unwrap());
+    support::eventually("the flood's connections are gone", || {
+        vm.open_files() <= open
+    });
+    assert!(vm.connect(5001).is_some());
+    assert_eq!(vm.ask(&Request::Kill, &[]), Reply::Done);
+    end(vm, ExitReason::Killed);
 }
 
 #[test]

@@ -32,6 +32,8 @@ unsafe extern "C" {
     fn accept(fd: i32, address: *mut Address, length: *mut u32) -> i32;
     fn connect(fd: i32, address: *const Address, length: u32) -> i32;
     fn shutdown(fd: i32, how: i32) -> i32;
+    fn sendto(fd: i32, bytes: *const u8, length: usize, flags: i32, to: *const u8, size: u32) -> isize;
+    fn setrlimit(resource: i32, limit: *const [u64; 2]) -> i32;
     fn ioctl(fd: i32, request: u64, argument: *mut u8) -> i32;
     fn reboot(command: i32) -> i32;
     fn mount(from: *const i8, to: *const i8, kind: *const i8, flags: u64, data: *const i8) -> i32;
@@ -121,6 +123,38 @@ fn send(stream: File) {
         }
         left -= part;
     }
+}
+
+/// The connections of a flood.
+static HELD: std::sync::Mutex<Vec<File>> = std::sync::Mutex::new(Vec::new());
+
+/// Opens connections to a port of the host until one is refused, fills each until it takes no more, and
+/// keeps them. Answers how many there were and how many bytes they took.
+fn flood(port: u32) -> std::io::Result<String> {
+    const NOFILE: i32 = 7;
+    const DONTWAIT: i32 = 0x40;
+    // SAFETY: reads two numbers.
+    unsafe { setrlimit(NOFILE, &[4096, 4096]) };
+    let mut held = HELD.lock().unwrap();
+    let bytes = vec![b'z'; 64 * 1024];
+    let mut total = 0;
+    while let Ok(stream) = dial(port) {
+        let (fd, none) = (stream.as_raw_fd(), std::ptr::null());
+        // SAFETY: the bytes are there.
+        while let count @ 1.. = unsafe { sendto(fd, bytes.as_ptr(), bytes.len(), DONTWAIT, none, 0) } {
+            total += count;
+        }
+        held.push(stream);
+    }
+    Ok(format!("{} {total}", held.len()))
+}
+
+/// Opens this many connections to a port of the host, one after the other, and says something on each.
+fn knock(port: u32, count: u32) -> std::io::Result<String> {
+    for _ in 0..count {
+        dial(port)?.write_all(b"knock")?;
+    }
+    Ok("ok".to_owned())
 }
 
 fn disk(serial: &str) -> Option<String> {
@@ -300,6 +334,12 @@ fn obey(line: &str) -> std::io::Result<String> {
             stream.read_to_string(&mut answer)?;
             Ok(answer)
         }
+        ["flood", port] => flood(port.parse().unwrap_or(0)),
+        ["let-go"] => {
+            HELD.lock().unwrap().clear();
+            Ok("ok".to_owned())
+        }
+        ["knock", port, count] => knock(port.parse().unwrap_or(0), count.parse().unwrap_or(0)),
         ["off"] => power(0x4321_fedc),
         ["reboot"] => power(0x0123_4567),
         ["panic"] => {

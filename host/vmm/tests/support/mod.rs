@@ -280,6 +280,12 @@ impl Vm {
         (own, guest)
     }
 
+    /// How many descriptors the VMM has open.
+    pub fn open_files(&self) -> usize {
+        let path = format!("/proc/{}/fd", self.child.id());
+        std::fs::read_dir(path).unwrap().count()
+    }
+
     /// How often the guest was left, by kind; nothing where debugfs is not mounted.
     pub fn exits(&self) -> String {
         let prefix = format!("{}-", self.child.id());
@@ -358,6 +364,18 @@ pub fn configure(name: &str, address: &str) {
     ] {
         let status = Command::new("ip").args(arguments.split(' ')).status();
         assert!(status.unwrap().success());
+    }
+}
+
+/// Waits until something is so.
+pub fn eventually(what: &str, is: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is() {
+        assert!(
+            start.elapsed() < PATIENCE,
+            "not within {PATIENCE:?}: {what}"
+        );
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
