@@ -37,6 +37,7 @@ pub mod devices;
 pub mod error;
 pub mod events;
 pub mod machine;
+pub mod rate;
 pub mod seccomp;
 pub mod sync;
 pub mod vcpu;

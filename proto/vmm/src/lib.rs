@@ -14,6 +14,7 @@
 mod config;
 mod exit;
 mod message;
+mod rate;
 pub mod wire;
 
 pub use config::{DiskSlot, GUEST_CMDLINE, MAX_QUEUE_PAIRS, VmmConfig, queue_pairs};
@@ -21,3 +22,4 @@ pub use exit::ExitReason;
 pub use message::{
     DeviceCounters, GuestConnection, MAX_PACKET, PROTOCOL_VERSION, Reply, Request, VmmStatus,
 };
+pub use rate::{Rate, RateLimits};
