@@ -197,10 +197,10 @@ impl Control {
                     Ok(Answer::WhenEmpty(slot))
                 }
             }
-            Request::BindTap => {
+            Request::BindTap { limits } => {
                 let net = self.machine.net.as_ref();
                 let net = net.ok_or_else(|| error("The machine has no network interface"))?;
-                net.bind(fds).map_err(|error| refusal(&error))?;
+                net.bind(fds, &limits).map_err(|error| refusal(&error))?;
                 done
             }
             Request::Status => Ok(Answer::Now(Reply::Status(self.status()))),

@@ -84,6 +84,7 @@ const NET: &[i64] = &[
     libc::SYS_close,
     libc::SYS_epoll_pwait,
     libc::SYS_readv,
+    libc::SYS_timerfd_settime,
     libc::SYS_writev,
 ];
 /// What a device's activation and its registers need.

@@ -12,7 +12,9 @@
 
 mod support;
 
-use bulkhead_vmm_api::{DiskSlot, ExitReason, GuestConnection, Reply, Request, wire};
+use bulkhead_vmm_api::{
+    DiskSlot, ExitReason, GuestConnection, NetworkLimits, Reply, Request, wire,
+};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -370,10 +372,13 @@ fn the_network_comes_with_its_tap() {
         let tap = support::tap("vmmtest0", queues);
         support::configure("vmmtest0", "10.99.0.1/24");
         let tap: Vec<&File> = tap.iter().collect();
-        let reply = vm.ask(&Request::BindTap, &[]);
+        let bind = Request::BindTap {
+            limits: NetworkLimits::default(),
+        };
+        let reply = vm.ask(&bind, &[]);
         assert!(matches!(reply, Reply::Error { .. }), "{reply:?}");
-        assert_eq!(vm.ask(&Request::BindTap, &tap), Reply::Done);
-        let reply = vm.ask(&Request::BindTap, &tap);
+        assert_eq!(vm.ask(&bind, &tap), Reply::Done);
+        let reply = vm.ask(&bind, &tap);
         assert!(matches!(reply, Reply::Error { .. }), "{reply:?}");
         shell.wait("carrier", "1");
         exchange(&mut shell, 1);

@@ -10,7 +10,7 @@
 
 mod support;
 
-use bulkhead_vmm_api::{DiskSlot, ExitReason, Reply, Request, VmmConfig};
+use bulkhead_vmm_api::{DiskSlot, ExitReason, NetworkLimits, Reply, Request, VmmConfig};
 use rustix::net::SocketType;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -158,7 +158,12 @@ fn the_control_socket_answers_while_the_guest_idles() {
         (bind(DiskSlot::ReadOnly(0)), vec![&readable, &readable]),
         (bind(DiskSlot::ReadOnly(9)), vec![&readable]),
         (bind(DiskSlot::ReadWrite(0)), vec![&readable]),
-        (Request::BindTap, vec![&readable]),
+        (
+            Request::BindTap {
+                limits: NetworkLimits::default(),
+            },
+            vec![&readable],
+        ),
     ] {
         let reply = vm.ask(&request, &files);
         assert!(

@@ -22,4 +22,4 @@ pub use exit::ExitReason;
 pub use message::{
     DeviceCounters, GuestConnection, MAX_PACKET, PROTOCOL_VERSION, Reply, Request, VmmStatus,
 };
-pub use rate::{Rate, RateLimits};
+pub use rate::{NetworkLimits, Rate, RateLimits};

@@ -40,3 +40,25 @@ impl Rate {
         self.per_second > 0 && self.burst > 0
     }
 }
+
+/// Limits of the network interface, shared by all its queues. A packet is what the guest or the host hands
+/// over at once; with segmentation offloads that is up to 64 KiB. The limits hold on average; a packet that
+/// was let through may leave a debt.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct NetworkLimits {
+    /// What the guest receives.
+    #[serde(skip_serializing_if = "RateLimits::is_none")]
+    pub ingress: RateLimits,
+    /// What the guest sends.
+    #[serde(skip_serializing_if = "RateLimits::is_none")]
+    pub egress: RateLimits,
+}
+
+impl NetworkLimits {
+    /// Whether nothing is limited.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}

@@ -3,6 +3,7 @@
 #![no_main]
 
 use bulkhead_vmm::devices::net::Net;
+use bulkhead_vmm_api::NetworkLimits;
 use bulkhead_vmm_fuzz::Driver;
 use libfuzzer_sys::fuzz_target;
 use rustix::net::{
@@ -23,7 +24,9 @@ fuzz_target!(|input: &[u8]| {
         .unzip();
     let mut driver =
         Driver::new(|ram, notifier| Net::new(ram, notifier, pairs).expect("an interface"));
-    driver.device().bind_sockets(near).expect("sockets");
+    driver
+        .device()
+        .bind_sockets(near, &NetworkLimits::default()).expect("sockets");
     let serve = |net: &Net| {
         for pair in 0..pairs {
             // As much as there is, but a guest that makes more all the time has to let others run.

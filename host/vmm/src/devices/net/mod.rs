@@ -16,6 +16,7 @@
 mod control;
 mod features;
 mod header;
+mod limits;
 mod pair;
 mod receive;
 mod tap;
@@ -28,7 +29,8 @@ use crate::sync::lock;
 use crate::virtio::notify::Notifier;
 use crate::virtio::queue::{Queue, QueueError};
 use crate::virtio::{Device, copy_config};
-use bulkhead_vmm_api::DeviceCounters;
+use bulkhead_vmm_api::{DeviceCounters, NetworkLimits};
+use limits::Limits;
 use pair::Pair;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -121,14 +123,22 @@ impl Net {
     }
 
     /// Puts a tap behind the interface, as one queue or as several, and brings the link up. With fewer
-    /// queues than pairs the later pairs only send.
+    /// queues than pairs the later pairs only send. Limits are for all pairs together.
     ///
     /// # Errors
-    /// [`TapError`]; nothing has changed then, unless it is the host's fault.
-    pub fn bind(&self, queues: Vec<OwnedFd>) -> Result<(), TapError> {
+    /// [`TapError`]; the interface has no tap then.
+    pub fn bind(&self, queues: Vec<OwnedFd>, limits: &NetworkLimits) -> Result<(), TapError> {
         let (count, most) = (queues.len(), self.pairs.len());
         if count == 0 || count > most {
             return Err(TapError::Count { count, most });
+        }
+        let limited = [limits.ingress, limits.egress];
+        let mut rates = limited
+            .iter()
+            .flat_map(|way| [way.ops, way.bytes])
+            .flatten();
+        if !rates.all(|rate| rate.is_valid()) {
+            return Err(TapError::Limits);
         }
         let mut state = lock(&self.state);
         if !state.tap.is_empty() {
@@ -137,7 +147,7 @@ impl Net {
         let mut tap = Tap::new(queues)?;
         tap.set_offloads(state.features)?;
         tap.use_queues(state.active)?;
-        self.connect(&tap)?;
+        self.connect(&tap, limits)?;
         state.tap = tap;
         drop(state);
         self.notifier
@@ -145,10 +155,12 @@ impl Net {
         Ok(())
     }
 
-    fn connect(&self, tap: &Tap) -> Result<(), TapError> {
+    fn connect(&self, tap: &Tap, limits: &NetworkLimits) -> Result<(), TapError> {
+        let limits = Arc::new(Limits::new(limits));
         for (index, pair) in self.pairs.iter().enumerate() {
             if let Some((queue, own)) = tap.of_pair(index) {
-                pair.bind(queue, own).map_err(TapError::Host)?;
+                pair.bind(queue, own, Arc::clone(&limits))
+                    .map_err(TapError::Host)?;
             }
         }
         Ok(())
@@ -156,8 +168,12 @@ impl Net {
 
     /// Puts any sockets in the place of the tap.
     #[cfg(any(test, fuzzing))]
-    pub fn bind_sockets(&self, sockets: Vec<OwnedFd>) -> Result<(), TapError> {
-        self.connect(&Tap::unchecked(sockets))
+    pub fn bind_sockets(
+        &self,
+        sockets: Vec<OwnedFd>,
+        limits: &NetworkLimits,
+    ) -> Result<(), TapError> {
+        self.connect(&Tap::unchecked(sockets), limits)
     }
 
     /// Waits for work of pair number `index` if it is to `block`, and does it within a turn. Answers

@@ -3,11 +3,13 @@
 //! A thread of its own serves each pair, so that pairs do not wait for each other, nor other devices for
 //! any of them. Every source is watched edge-triggered: what is known to be there is remembered.
 
+use super::limits::{Limits, Progress};
 use super::receive::Receiver;
 use super::transmit::Transmitter;
 use crate::devices::counters::Counters;
 use crate::error::Error;
 use crate::machine::memory::GuestRam;
+use crate::rate::Timer;
 use crate::sync::lock;
 use crate::virtio::notify::Notifier;
 use crate::virtio::queue::{Queue, QueueError};
@@ -23,6 +25,7 @@ const TURN: usize = 64;
 const KICK: u64 = 0;
 const TAP: u64 = 1;
 const CONTROL: u64 = 2;
+const TIMER: u64 = 3;
 
 /// What a pair's thread was woken by.
 #[derive(Debug, Clone, Copy, Default)]
@@ -43,6 +46,8 @@ pub(super) struct Pair {
     epoll: OwnedFd,
     pub(super) receive_kick: EventFd,
     pub(super) transmit_kick: EventFd,
+    /// Wakes the pair when a rate limit lets it go on.
+    timer: Timer,
     state: Mutex<State>,
     pub(super) counters: Counters,
 }
@@ -53,6 +58,7 @@ struct State {
     out: Option<Arc<OwnedFd>>,
     /// What packets for the guest are read from.
     input: Option<Arc<OwnedFd>>,
+    limits: Arc<Limits>,
     /// There may be something to read.
     readable: bool,
     queues: Option<(Receiver, Transmitter)>,
@@ -72,9 +78,11 @@ impl Pair {
             epoll,
             receive_kick: kick()?,
             transmit_kick: kick()?,
+            timer: Timer::new()?,
             state: Mutex::default(),
             counters: Counters::default(),
         };
+        pair.watch(pair.timer.as_fd(), TIMER)?;
         pair.watch(eventfd(&pair.receive_kick), KICK)?;
         pair.watch(eventfd(&pair.transmit_kick), KICK)?;
         Ok(pair)
@@ -92,8 +100,14 @@ impl Pair {
     }
 
     /// Puts a tap behind the pair; without `input` packets only leave by it.
-    pub(super) fn bind(&self, out: Arc<OwnedFd>, input: bool) -> Result<(), Error> {
+    pub(super) fn bind(
+        &self,
+        out: Arc<OwnedFd>,
+        input: bool,
+        limits: Arc<Limits>,
+    ) -> Result<(), Error> {
         let mut state = lock(&self.state);
+        state.limits = limits;
         if input {
             self.watch(out.as_fd(), TAP)?;
             state.input = Some(Arc::clone(&out));
@@ -173,19 +187,32 @@ impl Pair {
         receiver: &mut Receiver,
         transmitter: &mut Transmitter,
     ) -> Result<bool, QueueError> {
+        let (ram, counters) = (&self.ram, &self.counters);
         let out = state.out.as_ref().map(|tap| tap.as_fd());
-        let mut more = transmitter.run(&self.ram, out, TURN, &self.counters)?;
-        if let Some(tap) = &state.input {
-            let readable = &mut state.readable;
-            more |= receiver.run(&self.ram, tap.as_fd(), readable, TURN, &self.counters)?;
-        }
+        let limits = &state.limits;
+        let sent = transmitter.run(ram, out, TURN, &limits.egress, counters)?;
+        let received = match &state.input {
+            Some(tap) => {
+                let readable = &mut state.readable;
+                receiver.run(ram, tap.as_fd(), readable, TURN, &limits.ingress, counters)?
+            }
+            None => Progress::Idle,
+        };
         let queues = [&mut receiver.queue, &mut transmitter.queue];
         for (index, queue) in (self.first_queue..).zip(queues) {
             if queue.wants_interrupt(&self.ram)? {
                 self.notifier.used(index);
             }
         }
-        Ok(more)
+        let waits = [sent, received].into_iter().filter_map(|way| match way {
+            Progress::Wait(wait) => Some(wait),
+            _ => None,
+        });
+        if let Some(wait) = waits.min() {
+            // It can only be refused a time that there is not.
+            let _ = self.timer.set(wait);
+        }
+        Ok([sent, received].contains(&Progress::More))
     }
 }
 

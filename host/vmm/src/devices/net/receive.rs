@@ -6,6 +6,7 @@
 
 use super::features::{GUEST_LARGE, MRG_RXBUF};
 use super::header::{HEADER, MAX_PACKET, NUM_BUFFERS};
+use super::limits::{Limit, Progress};
 use crate::devices::counters::Counters;
 use crate::machine::memory::GuestRam;
 use crate::virtio::iovecs::Iovecs;
@@ -65,25 +66,31 @@ impl Receiver {
         }
     }
 
-    /// Takes at most `most` packets from the tap, as long as it is `readable`. Answers whether there may
-    /// be more for which there is room.
+    /// Takes at most `most` packets from the tap, as long as it is `readable` and there is room for them.
     pub(super) fn run(
         &mut self,
         ram: &GuestRam,
         tap: BorrowedFd<'_>,
         readable: &mut bool,
         most: usize,
+        limit: &Limit,
         counters: &Counters,
-    ) -> Result<bool, QueueError> {
+    ) -> Result<Progress, QueueError> {
         for _ in 0..most {
             if !self.waiting.is_empty() {
                 if !self.finish_waiting(ram, counters)? {
-                    return Ok(false);
+                    return Ok(Progress::Idle);
                 }
                 continue;
             }
-            if !*readable || !self.prepare(ram)? {
-                return Ok(false);
+            if !*readable {
+                return Ok(Progress::Idle);
+            }
+            if let Some(wait) = limit.wait() {
+                return Ok(Progress::Wait(wait));
+            }
+            if !self.prepare(ram)? {
+                return Ok(Progress::Idle);
             }
             let parts = self.ranges.len();
             // Errors other than EAGAIN (the device is down, say) are followed by an event as well.
@@ -91,11 +98,12 @@ impl Receiver {
             let length = read.unwrap_or(0);
             if length == 0 {
                 *readable = false;
-                return Ok(false);
+                return Ok(Progress::Idle);
             }
             if length < HEADER {
                 continue;
             }
+            limit.spend(length - HEADER);
             if length <= self.room {
                 self.deliver(ram, length)?;
                 counters.served((length - HEADER) as u64);
@@ -106,7 +114,7 @@ impl Receiver {
                 counters.failed();
             }
         }
-        Ok(true)
+        Ok(Progress::More)
     }
 
     /// Takes chains from the queue until there is room for what may come; `false` when there is none at

@@ -38,6 +38,9 @@ pub enum TapError {
         /// How many pairs of queues there are.
         most: usize,
     },
+    /// A limit is not usable.
+    #[error("A rate limit has a rate or a burst of 0")]
+    Limits,
     /// Not a tap, or not one of this kind.
     #[error(
         "The descriptor is not a tap with IFF_VNET_HDR and IFF_NO_PI, or one of several is not of the \

@@ -9,6 +9,7 @@ use crate::virtio::notify::Notifier;
 use crate::virtio::testing::{
     FIRST_END, INDIRECT, NEXT, Raised, Ring, SECOND_END, WRITE, get, notifier, put, ram,
 };
+use bulkhead_vmm_api::{NetworkLimits, Rate, RateLimits};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
@@ -33,6 +34,10 @@ fn setup(features: u64) -> Setup {
 }
 
 fn setup_with(pairs: usize, taps: usize, features: u64) -> Setup {
+    setup_limited(pairs, taps, features, &NetworkLimits::default())
+}
+
+fn setup_limited(pairs: usize, taps: usize, features: u64, limits: &NetworkLimits) -> Setup {
     let ram = ram();
     let (notifier, raised) = notifier();
     let net = Net::new(ram.clone(), Arc::clone(&notifier), pairs).unwrap();
@@ -44,7 +49,7 @@ fn setup_with(pairs: usize, taps: usize, features: u64) -> Setup {
             (wire, OwnedFd::from(tap))
         })
         .unzip();
-    net.bind_sockets(taps).unwrap();
+    net.bind_sockets(taps, limits).unwrap();
     let mut setup = Setup {
         ram,
         net,
@@ -575,6 +580,70 @@ fn malformed_chains_ask_for_a_reset() {
     }
 }
 
+/// Moves packets both ways for a moment and answers how many went out and came in.
+fn limited(limits: NetworkLimits) -> (usize, usize) {
+    let mut s = setup_limited(1, 1, MRG_RXBUF, &limits);
+    put(&s.ram, DATA, &[0; 1012]);
+    for _ in 0..50 {
+        s.tx().add(&[(DATA, 1012, false)]);
+        s.rx().add(&[(0x18_0000, 2048, true)]);
+    }
+    for _ in 0..5 {
+        s.wires[0].send(&[7; 1012]).unwrap();
+    }
+    s.kick(1);
+    let sent = std::iter::from_fn(|| s.received(0)).count();
+    let got = std::iter::from_fn(|| s.rx().used()).count();
+    // What had to wait goes on by itself, without a kick.
+    while s.net.counters("net").requests < 55 {
+        s.net.turn(0, true).unwrap();
+    }
+    (sent, got)
+}
+
+#[test]
+fn packets_wait_for_their_limits() {
+    let rate = |per_second, burst| Some(Rate { per_second, burst });
+    let ops = |rate| RateLimits {
+        ops: rate,
+        bytes: None,
+    };
+    let bytes = |rate| RateLimits {
+        ops: None,
+        bytes: rate,
+    };
+    let none = RateLimits::default();
+    let cases = [
+        (none, none, (50, 5)),
+        (ops(rate(300, 10)), none, (50, 5)),
+        (ops(rate(10, 3)), none, (50, 3)),
+        (none, ops(rate(300, 10)), (10, 5)),
+        // A packet that is let through may leave a debt.
+        (none, bytes(rate(300_000, 3500)), (4, 5)),
+        (
+            bytes(rate(30_000, 3500)),
+            bytes(rate(300_000, 3500)),
+            (4, 4),
+        ),
+    ];
+    for (ingress, egress, expected) in cases {
+        let start = std::time::Instant::now();
+        let (sent, got) = limited(NetworkLimits { ingress, egress });
+        // A slow machine lets a few more go.
+        let (least, most) = (expected, start.elapsed().as_millis() as usize);
+        assert!(
+            sent >= least.0 && got >= least.1,
+            "{sent} {got} {expected:?}"
+        );
+        assert!(
+            sent <= least.0 + most && got <= least.1 + most,
+            "{sent} {got} {expected:?}"
+        );
+        let slow = expected.0 < 50 || expected.1 < 5;
+        assert_eq!(start.elapsed().as_millis() >= 30, slow, "{expected:?}");
+    }
+}
+
 #[test]
 fn a_reset_takes_everything_back() {
     let mut s = setup(MRG_RXBUF | GUEST_TSO4);
@@ -608,7 +677,10 @@ fn only_a_tap_is_bound() {
         (1, "not a tap"),
         (2, "not a tap"),
     ] {
-        let error = s.net.bind(sockets(count)).unwrap_err();
+        let error = s
+            .net
+            .bind(sockets(count), &NetworkLimits::default())
+            .unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
         let kind = matches!(error, TapError::Kind);
         assert_eq!(kind, count == 1 || count == 2);

@@ -1,6 +1,7 @@
 //! Packets from the guest: each leaves in one system call, straight from the guest's buffers.
 
 use super::header::{HEADER, admit};
+use super::limits::{Limit, Progress};
 use crate::devices::counters::Counters;
 use crate::machine::memory::GuestRam;
 use crate::virtio::iovecs::Iovecs;
@@ -28,15 +29,18 @@ impl Transmitter {
     }
 
     /// Sends at most `most` packets; without a tap they are dropped, as by a wire that is not plugged in.
-    /// Answers whether there are more.
     pub(super) fn run(
         &mut self,
         ram: &GuestRam,
         tap: Option<BorrowedFd<'_>>,
         most: usize,
+        limit: &Limit,
         counters: &Counters,
-    ) -> Result<bool, QueueError> {
+    ) -> Result<Progress, QueueError> {
         for _ in 0..most {
+            if let Some(wait) = limit.wait() {
+                return Ok(Progress::Wait(wait));
+            }
             self.packet.clear();
             self.unused.clear();
             let taken = self
@@ -46,7 +50,7 @@ impl Transmitter {
                 if self.queue.set_notifications(ram, true)? {
                     continue;
                 }
-                return Ok(false);
+                return Ok(Progress::Idle);
             };
             let length = taken.readable as usize;
             let mut header = [0; HEADER];
@@ -61,6 +65,7 @@ impl Transmitter {
                         .write_replacing(tap, &mut header, HEADER)
                         .is_ok();
                 if sent {
+                    limit.spend(length - HEADER);
                     counters.served((length - HEADER) as u64);
                 } else {
                     counters.failed();
@@ -68,6 +73,6 @@ impl Transmitter {
             }
             self.queue.push_used(ram, taken.head, 0)?;
         }
-        Ok(true)
+        Ok(Progress::More)
     }
 }
