@@ -244,7 +244,7 @@ fn the_host_dials_and_data_behind_the_line_is_the_guests() {
     assert!(s.receive().is_none());
     host.write_all(b"\n").unwrap();
     assert_eq!(s.receive().unwrap().0.op, op::REQUEST);
-    drop(host);
+    host.shutdown(Shutdown::Both).unwrap();
     assert_eq!(s.ops(), [op::RST]);
 }
 
