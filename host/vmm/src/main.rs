@@ -47,7 +47,7 @@ fn run(main_ns: u64) -> Result<End, Error> {
     vcpu::start(&machine, built.vcpus, &confined)?;
     machine::serve_devices(&machine, &confined)?;
     machine::serve_network(&machine, &confined)?;
-    seccomp::confine(seccomp::Thread::Control)?;
+    seccomp::confine_with(seccomp::Thread::Control, machine.uses_vhost())?;
     confined.wait();
     let mut end = control.serve()?;
     if end.reason.is_guests_fault() {

@@ -36,6 +36,15 @@ const TUNSETOFFLOAD: u64 = 0x4004_54d0;
 const TUNSETVNETHDRSZ: u64 = 0x4004_54d8;
 const TUNSETQUEUE: u64 = 0x4004_54d9;
 const TUNGETIFF: u64 = 0x8004_54d2;
+// From <linux/vhost.h>, `vhost.rs` of the network interface: SET_FEATURES, SET_VRING_NUM, SET_VRING_ADDR,
+// SET_VRING_BASE, NET_SET_BACKEND.
+const VHOST: [u64; 5] = [
+    0x4008_af00,
+    0x4008_af10,
+    0x4028_af11,
+    0x4008_af12,
+    0x4008_af30,
+];
 
 /// Heap, locks, clock, and the ways out.
 const EVERY: &[i64] = &[
@@ -142,21 +151,32 @@ impl Thread {
 /// # Errors
 /// [`Error::Host`] when the kernel does not take the filter.
 pub fn confine(thread: Thread) -> Result<(), Error> {
+    confine_with(thread, false)
+}
+
+/// Confines the calling thread, for good; with vhost-net those that start and stop the network interface
+/// may tell it so.
+///
+/// # Errors
+/// [`Error::Host`] when the kernel does not take the filter.
+pub fn confine_with(thread: Thread, vhost: bool) -> Result<(), Error> {
     let failed = Error::host("confine a thread's system calls");
-    let program = match program(thread) {
+    let program = match program(thread, vhost) {
         Ok(program) => program,
         Err(error) => return Err(failed(io::Error::other(error))),
     };
     seccompiler::apply_filter(&program).map_err(|error| failed(io::Error::other(error)))
 }
 
-fn program(thread: Thread) -> Result<BpfProgram, seccompiler::BackendError> {
+fn program(thread: Thread, vhost: bool) -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = thread
         .calls()
         .into_iter()
         .map(|call| (call, Vec::new()))
         .collect();
-    let ioctls = thread.ioctls().iter();
+    let vhost = vhost && matches!(thread, Thread::Vcpu | Thread::Control);
+    let vhost: &[u64] = if vhost { &VHOST } else { &[] };
+    let ioctls = thread.ioctls().iter().chain(vhost);
     let ioctls = ioctls.map(|request| rule(1, SeccompCmpOp::Eq, *request));
     rules.insert(libc::SYS_ioctl, ioctls.collect::<Result<_, _>>()?);
     let reads = match thread {

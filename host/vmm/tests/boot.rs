@@ -13,7 +13,7 @@
 mod support;
 
 use bulkhead_vmm_api::{
-    DiskSlot, ExitReason, GuestConnection, NetworkLimits, Reply, Request, wire,
+    DiskSlot, ExitReason, GuestConnection, NetworkLimits, Rate, Reply, Request, wire,
 };
 use std::fs::File;
 use std::io::{Read, Write};
@@ -358,9 +358,12 @@ fn exchange(shell: &mut support::Shell, streams: usize) {
 fn the_network_comes_with_its_tap() {
     let images = images!();
     // The tap with a queue for each pair, one for several, and one for one.
-    for (vcpus, queues) in [(1, 1), (4, 1), (4, 4), (4, 2)] {
+    let queues = [(1, 1), (4, 1), (4, 4), (4, 2)].map(|(vcpus, queues)| (vcpus, queues, false));
+    // By the host's kernel, too.
+    for (vcpus, queues, vhost) in queues.into_iter().chain([(1, 1, true), (4, 4, true)]) {
         let mut shape = Shape::new(&images);
         shape.network = true;
+        shape.vhost_net = vhost;
         shape.vcpus = vcpus;
         let mut vm = Vm::start(&shape);
         vm.ready();
@@ -377,6 +380,13 @@ fn the_network_comes_with_its_tap() {
         };
         let reply = vm.ask(&bind, &[]);
         assert!(matches!(reply, Reply::Error { .. }), "{reply:?}");
+        let mut limited = NetworkLimits::default();
+        limited.egress.bytes = Some(Rate {
+            per_second: if vhost { 1000 } else { 0 },
+            burst: 1000,
+        });
+        let reply = vm.ask(&Request::BindTap { limits: limited }, &tap);
+        assert!(matches!(reply, Reply::Error { .. }), "{reply:?}");
         assert_eq!(vm.ask(&bind, &tap), Reply::Done);
         let reply = vm.ask(&bind, &tap);
         assert!(matches!(reply, Reply::Error { .. }), "{reply:?}");
@@ -385,7 +395,8 @@ fn the_network_comes_with_its_tap() {
         exchange(&mut shell, 4);
         let devices = vm.status().devices;
         let net = devices.iter().find(|device| device.device == "net");
-        eprintln!("{vcpus} vCPUs, {queues} queues: {net:?}");
+        eprintln!("{vcpus} vCPUs, {queues} queues, vhost {vhost}: {net:?}");
+        assert_eq!(net.is_some_and(|net| net.bytes == 0), vhost);
         shell.tell("off");
         end(vm, ExitReason::GuestPowerOff);
     }

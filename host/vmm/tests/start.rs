@@ -237,6 +237,7 @@ fn refused(folder: &Folder, kernel: &[u8], initrd: u64, change: Change, says: &s
                 read_only_slots: 1,
                 read_write_slots: 1,
                 network: false,
+                vhost_net_fds: Vec::new(),
                 uid: user(),
                 gid: user(),
                 network_namespace_fd: None,

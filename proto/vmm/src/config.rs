@@ -48,6 +48,10 @@ pub struct VmmConfig {
     pub read_write_slots: u8,
     /// Whether the machine has a network interface, its tap bound later.
     pub network: bool,
+    /// Freshly opened `/dev/vhost-net`, one for each pair of queues of the network interface: the host's
+    /// kernel moves its packets then. Without any the VMM does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vhost_net_fds: Vec<RawFd>,
     /// The user that the VMM becomes, its own among all processes of the host; not 0.
     pub uid: u32,
     /// The group that the VMM becomes; not 0.

@@ -23,7 +23,7 @@ fuzz_target!(|input: &[u8]| {
         })
         .unzip();
     let mut driver =
-        Driver::new(|ram, notifier| Net::new(ram, notifier, pairs).expect("an interface"));
+        Driver::new(|ram, notifier| Net::new(ram, notifier, pairs, Vec::new()).expect("an interface"));
     driver
         .device()
         .bind_sockets(near, &NetworkLimits::default()).expect("sockets");

@@ -109,9 +109,14 @@ pub fn build(resources: Resources, verdict: Arc<Verdict>) -> Result<Built, Error
     let balloon = slots.add(Balloon::new)?;
     slots.serve(&balloon, Balloon::serve)?;
     let net = match resources.network {
-        true => {
-            Some(slots.add(|ram, notifier| Net::new(ram, notifier, queue_pairs(resources.vcpus)))?)
-        }
+        true => Some(slots.add(|ram, notifier| {
+            Net::new(
+                ram,
+                notifier,
+                queue_pairs(resources.vcpus),
+                resources.vhost_net,
+            )
+        })?),
         false => None,
     };
     let disks = slots.disks(resources.read_only_slots, resources.read_write_slots)?;
@@ -164,9 +169,15 @@ impl Machine {
         1 + self.net.as_ref().map_or(0, |net| net.pairs())
     }
 
+    /// Whether the host's kernel moves the network interface's packets.
+    #[must_use]
+    pub fn uses_vhost(&self) -> bool {
+        self.net.as_ref().is_some_and(|net| net.uses_vhost())
+    }
+
     /// Confines the calling thread's system calls; a thread that cannot be confined ends the VM.
     pub fn confine(&self, thread: seccomp::Thread) {
-        if let Err(error) = seccomp::confine(thread) {
+        if let Err(error) = seccomp::confine_with(thread, self.uses_vhost()) {
             let text = format!("{}.", chain(&error));
             self.verdict.decide(error.reason(), text);
         }

@@ -11,7 +11,11 @@ const ALL: [Thread; 5] = [
 
 /// How a process ends that confines itself and then makes this call.
 fn end_of(thread: Thread, call: i64, arguments: [u64; 3]) -> libc::c_int {
-    let program = program(thread).unwrap();
+    end_of_with(thread, false, call, arguments)
+}
+
+fn end_of_with(thread: Thread, vhost: bool, call: i64, arguments: [u64; 3]) -> libc::c_int {
+    let program = program(thread, vhost).unwrap();
     let [first, second, third] = arguments;
     // SAFETY: the child makes system calls only: the filter is ready, nothing is allocated or locked.
     let child = unsafe { libc::fork() };
@@ -151,4 +155,28 @@ fn arguments_count() {
         libc::SYS_prctl,
         [libc::PR_SET_DUMPABLE as u64, 1, 0],
     );
+}
+
+#[test]
+fn vhost_is_started_and_stopped_by_two_kinds_of_threads_only() {
+    const SET_OWNER: u64 = 0xaf01;
+    const SET_MEM_TABLE: u64 = 0x4008_af03;
+    let allowed = |thread, vhost, request| {
+        let status = end_of_with(thread, vhost, libc::SYS_ioctl, [u64::MAX, request, 0]);
+        libc::WIFEXITED(status)
+    };
+    for thread in ALL {
+        let may = matches!(thread, Thread::Vcpu | Thread::Control);
+        for request in super::VHOST {
+            assert_eq!(
+                allowed(thread, true, request),
+                may,
+                "{thread:?} {request:#x}"
+            );
+            assert!(!allowed(thread, false, request), "{thread:?} {request:#x}");
+        }
+        // What memory it sees was said before the guest ran.
+        assert!(!allowed(thread, true, SET_MEM_TABLE));
+        assert!(!allowed(thread, true, SET_OWNER));
+    }
 }

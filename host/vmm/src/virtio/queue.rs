@@ -187,6 +187,13 @@ impl Queue {
         self.size
     }
 
+    /// Where the descriptor table, the available ring and the used ring are, for whoever works on them
+    /// instead.
+    #[must_use]
+    pub fn rings(&self) -> [GuestAddress; 3] {
+        [self.descriptors, self.available, self.used]
+    }
+
     /// The head that the driver has made available next.
     fn next_head(&self, ram: &GuestRam) -> Result<Option<u16>, QueueError> {
         let available = Wrapping(u16::from_le(
@@ -223,16 +230,15 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Memory`].
     pub fn push_used(&mut self, ram: &GuestRam, head: u16, written: u32) -> Result<(), QueueError> {
-        self.add_used(ram, head, written)?;
+        self.put_used(ram, head, written)?;
         self.publish_used(ram)
     }
 
-    /// Like [`Queue::push_used`], but the driver does not see it before [`Queue::publish_used`]: chains
-    /// that belong together are shown together.
+    /// Puts a chain into the used ring, where the driver sees it after [`Queue::publish_used`].
     ///
     /// # Errors
     /// [`QueueError::Memory`].
-    pub fn add_used(&mut self, ram: &GuestRam, head: u16, written: u32) -> Result<(), QueueError> {
+    pub fn put_used(&mut self, ram: &GuestRam, head: u16, written: u32) -> Result<(), QueueError> {
         self.mark(head, false);
         let slot = u64::from(self.next_used.0 % self.size);
         let mut element = [0; 8];
@@ -244,11 +250,11 @@ impl Queue {
         Ok(())
     }
 
-    /// Shows the driver all that was added.
+    /// Shows the driver all that was put into the used ring.
     ///
     /// # Errors
     /// [`QueueError::Memory`].
-    pub fn publish_used(&self, ram: &GuestRam) -> Result<(), QueueError> {
+    pub fn publish_used(&mut self, ram: &GuestRam) -> Result<(), QueueError> {
         ram.store(
             self.next_used.0.to_le(),
             at(self.used, 2),

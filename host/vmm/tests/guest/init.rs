@@ -2,7 +2,7 @@
 //!
 //! It dials host port 1024 and says `ready`, then obeys a line at a time on guest port 5000, each
 //! answered by a line. Port 5001 echoes, 5002 counts what it is sent and answers after the end of
-//! it, 5003 sends as many bytes as it is asked for.
+//! it, 5003 sends as many bytes as it is asked for, 5004 answers how many bytes it was sent.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -122,6 +122,63 @@ fn send(stream: File) {
             return;
         }
         left -= part;
+    }
+}
+
+fn drain(mut stream: File) {
+    let total = drained(&mut stream).unwrap_or(0);
+    let _ = writeln!(stream, "{total}");
+}
+
+fn drained(stream: &mut impl Read) -> std::io::Result<usize> {
+    let (mut bytes, mut total) = (vec![0; 256 * 1024], 0);
+    loop {
+        match stream.read(&mut bytes)? {
+            0 => return Ok(total),
+            count => total += count,
+        }
+    }
+}
+
+/// Sends over TCP for so many milliseconds.
+fn pour(to: &str, milliseconds: u64) -> std::io::Result<String> {
+    let mut stream = std::net::TcpStream::connect(to)?;
+    let end = std::time::Instant::now() + std::time::Duration::from_millis(milliseconds);
+    let bytes = vec![b'p'; 256 * 1024];
+    while std::time::Instant::now() < end {
+        stream.write_all(&bytes)?;
+    }
+    Ok("ok".to_owned())
+}
+
+/// Answers each byte over TCP by one.
+fn respond(to: &str) -> std::io::Result<String> {
+    let mut stream = std::net::TcpStream::connect(to)?;
+    stream.set_nodelay(true)?;
+    let mut byte = [0];
+    while stream.read(&mut byte)? == 1 {
+        stream.write_all(&byte)?;
+    }
+    Ok("ok".to_owned())
+}
+
+/// Reads a disk from its beginning to its end, past the page cache; answers bytes and microseconds.
+fn sequential(serial: &str) -> std::io::Result<String> {
+    const BLOCK: usize = 1 << 20;
+    let name = disk(serial).ok_or(std::io::ErrorKind::NotFound)?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .custom_flags(O_DIRECT)
+        .open(format!("/dev/{name}"))?;
+    let mut bytes = vec![0; BLOCK + 4096];
+    let start = bytes.as_ptr().align_offset(4096);
+    let part = &mut bytes[start..start + BLOCK];
+    let (began, mut total) = (std::time::Instant::now(), 0);
+    loop {
+        match file.read(part)? {
+            0 => return Ok(format!("{total} {}", began.elapsed().as_micros())),
+            count => total += count,
+        }
     }
 }
 
@@ -317,6 +374,10 @@ fn obey(line: &str) -> std::io::Result<String> {
             let answers = threads.into_iter().map(|thread| thread.join().unwrap());
             Ok(answers.collect::<Result<Vec<_>, _>>()?.join(", "))
         }
+        ["pour", to, milliseconds] => pour(to, milliseconds.parse().unwrap_or(0)),
+        ["respond", to] => respond(to),
+        ["drain", to] => Ok(drained(&mut std::net::TcpStream::connect(to)?)?.to_string()),
+        ["sequential", serial] => sequential(serial),
         // How many receive and transmit queues the interface has.
         ["queues"] => {
             let names: Vec<_> = fs::read_dir("/sys/class/net/eth0/queues")?
@@ -380,6 +441,7 @@ fn main() {
     serve(5001, echo);
     serve(5002, count);
     serve(5003, send);
+    serve(5004, drain);
     let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
     match dial(1024) {
         Ok(mut stream) => {

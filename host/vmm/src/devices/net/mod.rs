@@ -21,6 +21,7 @@ mod pair;
 mod receive;
 mod tap;
 mod transmit;
+mod vhost;
 
 use crate::devices::counters::Counters;
 use crate::error::Error;
@@ -54,6 +55,7 @@ pub struct Net {
     ram: GuestRam,
     notifier: Arc<Notifier>,
     pairs: Vec<Pair>,
+    uses_vhost: bool,
     queue_sizes: Vec<u16>,
     offered: u64,
     link: AtomicBool,
@@ -80,11 +82,18 @@ struct ControlQueue {
 
 impl Net {
     /// An interface with this many pairs of queues, 1 to [`bulkhead_vmm_api::MAX_QUEUE_PAIRS`], and
-    /// without a tap.
+    /// without a tap. With an open `/dev/vhost-net` for each pair the host's kernel moves the packets.
     ///
     /// # Errors
     /// [`Error::Host`].
-    pub fn new(ram: GuestRam, notifier: Arc<Notifier>, pairs: usize) -> Result<Self, Error> {
+    pub fn new(
+        ram: GuestRam,
+        notifier: Arc<Notifier>,
+        pairs: usize,
+        vhost: Vec<OwnedFd>,
+    ) -> Result<Self, Error> {
+        let uses_vhost = !vhost.is_empty();
+        let mut vhost = vhost.into_iter();
         let control_kick =
             EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(Error::host("create an eventfd"))?;
         let mut queue_sizes = vec![QUEUE_SIZE; 2 * pairs];
@@ -92,7 +101,7 @@ impl Net {
             queue_sizes.push(CONTROL_SIZE);
         }
         let pairs = (0..pairs)
-            .map(|index| Pair::new(ram.clone(), Arc::clone(&notifier), index))
+            .map(|index| Pair::new(ram.clone(), Arc::clone(&notifier), index, vhost.next()))
             .collect::<Result<Vec<_>, _>>()?;
         if let Some(first) = pairs.first() {
             first.watch_control(&control_kick)?;
@@ -102,6 +111,7 @@ impl Net {
             notifier,
             offered: features::offered(pairs.len(), features::host_segments_udp()),
             pairs,
+            uses_vhost,
             queue_sizes,
             link: AtomicBool::new(false),
             control_kick,
@@ -116,7 +126,13 @@ impl Net {
         self.pairs.len()
     }
 
-    /// What the device has done; requests are packets.
+    /// Whether the host's kernel moves the packets.
+    #[must_use]
+    pub fn uses_vhost(&self) -> bool {
+        self.uses_vhost
+    }
+
+    /// What the device has done; requests are packets. Those that vhost-net moves are not counted.
     #[must_use]
     pub fn counters(&self, device: &str) -> DeviceCounters {
         Counters::sum(self.pairs.iter().map(|pair| &pair.counters), device)
@@ -139,6 +155,9 @@ impl Net {
             .flatten();
         if !rates.all(|rate| rate.is_valid()) {
             return Err(TapError::Limits);
+        }
+        if self.uses_vhost && !limits.is_none() {
+            return Err(TapError::Unlimited);
         }
         let mut state = lock(&self.state);
         if !state.tap.is_empty() {

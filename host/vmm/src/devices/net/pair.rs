@@ -1,11 +1,12 @@
 //! A pair of queues, one for each direction, with the queue of the tap that it works on.
 //!
 //! A thread of its own serves each pair, so that pairs do not wait for each other, nor other devices for
-//! any of them. Every source is watched edge-triggered: what is known to be there is remembered.
+//! any of them. With vhost-net the packets are the kernel's, and the thread only interrupts. Every source is watched edge-triggered: what is known to be there is remembered.
 
 use super::limits::{Limits, Progress};
 use super::receive::Receiver;
 use super::transmit::Transmitter;
+use super::vhost::Vhost;
 use crate::devices::counters::Counters;
 use crate::error::Error;
 use crate::machine::memory::GuestRam;
@@ -26,6 +27,9 @@ const KICK: u64 = 0;
 const TAP: u64 = 1;
 const CONTROL: u64 = 2;
 const TIMER: u64 = 3;
+/// vhost-net has used buffers of the receive queue; of the transmit queue; has found nonsense.
+const CALLS: [u64; 2] = [4, 5];
+const ERRORS: u64 = 6;
 
 /// What a pair's thread was woken by.
 #[derive(Debug, Clone, Copy, Default)]
@@ -46,6 +50,7 @@ pub(super) struct Pair {
     epoll: OwnedFd,
     pub(super) receive_kick: EventFd,
     pub(super) transmit_kick: EventFd,
+    vhost: Option<Vhost>,
     /// Wakes the pair when a rate limit lets it go on.
     timer: Timer,
     state: Mutex<State>,
@@ -62,29 +67,55 @@ struct State {
     /// There may be something to read.
     readable: bool,
     queues: Option<(Receiver, Transmitter)>,
+    /// vhost-net knows the queues.
+    started: bool,
 }
 
 impl Pair {
-    pub(super) fn new(ram: GuestRam, notifier: Arc<Notifier>, index: usize) -> Result<Self, Error> {
+    pub(super) fn new(
+        ram: GuestRam,
+        notifier: Arc<Notifier>,
+        index: usize,
+        vhost: Option<OwnedFd>,
+    ) -> Result<Self, Error> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(Error::host("create an epoll instance"))?;
         let kick =
             || EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(Error::host("create an eventfd"));
+        let (receive_kick, transmit_kick) = (kick()?, kick()?);
+        let vhost = vhost
+            .map(|device| Vhost::new(device, &ram, [&receive_kick, &transmit_kick]))
+            .transpose()?;
         let pair = Self {
             ram,
             notifier,
             // There are few pairs.
             first_queue: 2 * index as u16,
             epoll,
-            receive_kick: kick()?,
-            transmit_kick: kick()?,
+            receive_kick,
+            transmit_kick,
+            vhost,
             timer: Timer::new()?,
             state: Mutex::default(),
             counters: Counters::default(),
         };
-        pair.watch(pair.timer.as_fd(), TIMER)?;
-        pair.watch(eventfd(&pair.receive_kick), KICK)?;
-        pair.watch(eventfd(&pair.transmit_kick), KICK)?;
+        match &pair.vhost {
+            Some(vhost) => {
+                for (call, what) in vhost.calls.iter().zip(CALLS) {
+                    pair.watch(eventfd(call), what)?;
+                }
+                pair.watch(eventfd(&vhost.errors), ERRORS)?;
+                if index == 1 {
+                    // It may be the control queue's.
+                    pair.watch(eventfd(&pair.receive_kick), KICK)?;
+                }
+            }
+            None => {
+                pair.watch(eventfd(&pair.receive_kick), KICK)?;
+                pair.watch(eventfd(&pair.transmit_kick), KICK)?;
+                pair.watch(pair.timer.as_fd(), TIMER)?;
+            }
+        }
         Ok(pair)
     }
 
@@ -108,15 +139,29 @@ impl Pair {
     ) -> Result<(), Error> {
         let mut state = lock(&self.state);
         state.limits = limits;
-        if input {
+        if input && self.vhost.is_none() {
             self.watch(out.as_fd(), TAP)?;
+        }
+        if input {
             state.input = Some(Arc::clone(&out));
             state.readable = true;
         }
         state.out = Some(out);
+        self.connect(&state)
+            .map_err(Error::host("connect vhost-net with the tap"))?;
         drop(state);
         self.wake();
         Ok(())
+    }
+
+    /// Has vhost-net move packets if it knows the queues and there is a tap.
+    fn connect(&self, state: &State) -> std::io::Result<()> {
+        match (&self.vhost, &state.out) {
+            (Some(vhost), Some(tap)) if state.started => {
+                vhost.set_tap(tap.as_fd(), state.input.is_some())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Has the pair's thread look at everything.
@@ -126,6 +171,16 @@ impl Pair {
 
     /// The driver is ready.
     pub(super) fn activate(&self, receive: Queue, transmit: Queue, features: u64) {
+        if let Some(vhost) = &self.vhost {
+            let mut state = lock(&self.state);
+            let started = vhost.start(&self.ram, [&receive, &transmit], features);
+            state.started = started.is_ok();
+            if started.and_then(|()| self.connect(&state)).is_err() {
+                drop(state);
+                self.notifier.ask_for_reset();
+            }
+            return;
+        }
         let receiver = Receiver::new(&self.ram, receive, features);
         let transmitter = Transmitter::new(&self.ram, transmit, features);
         lock(&self.state).queues = Some((receiver, transmitter));
@@ -134,7 +189,12 @@ impl Pair {
 
     /// Gives up the queues.
     pub(super) fn reset(&self) {
-        lock(&self.state).queues = None;
+        let mut state = lock(&self.state);
+        state.queues = None;
+        if let Some(vhost) = &self.vhost {
+            vhost.stop();
+            state.started = false;
+        }
     }
 
     /// Looks what there is to do, and waits for it if it is to.
@@ -154,6 +214,12 @@ impl Pair {
             match event.data.u64() {
                 TAP => lock(&self.state).readable = true,
                 CONTROL => woken.control = true,
+                ERRORS => self.notifier.ask_for_reset(),
+                call if CALLS.contains(&call) => {
+                    // The second of the two is the transmit queue's.
+                    let transmit = u16::from(call != CALLS[0]);
+                    self.notifier.used(self.first_queue + transmit);
+                }
                 _ => woken.kick = true,
             }
         }

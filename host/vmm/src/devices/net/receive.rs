@@ -194,7 +194,7 @@ impl Receiver {
     /// Gives the buffers of a packet that cannot be completed back unused.
     fn drop_waiting(&mut self, ram: &GuestRam) -> Result<(), QueueError> {
         for chain in self.chains.drain(..) {
-            self.queue.add_used(ram, chain.head, 0)?;
+            self.queue.put_used(ram, chain.head, 0)?;
         }
         self.ranges.clear();
         self.room = 0;
@@ -218,7 +218,7 @@ impl Receiver {
         for chain in self.chains.drain(..usize::from(count)) {
             let part = left.min(chain.length);
             // At most MAX_PACKET.
-            self.queue.add_used(ram, chain.head, part as u32)?;
+            self.queue.put_used(ram, chain.head, part as u32)?;
             left -= part;
             parts += chain.parts;
             if chain.parts > 0 {

@@ -41,6 +41,9 @@ pub enum TapError {
     /// A limit is not usable.
     #[error("A rate limit has a rate or a burst of 0")]
     Limits,
+    /// vhost-net knows no limits.
+    #[error("vhost-net cannot limit rates; leave out the limits or vhost-net")]
+    Unlimited,
     /// Not a tap, or not one of this kind.
     #[error(
         "The descriptor is not a tap with IFF_VNET_HDR and IFF_NO_PI, or one of several is not of the \

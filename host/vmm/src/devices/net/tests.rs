@@ -40,7 +40,7 @@ fn setup_with(pairs: usize, taps: usize, features: u64) -> Setup {
 fn setup_limited(pairs: usize, taps: usize, features: u64, limits: &NetworkLimits) -> Setup {
     let ram = ram();
     let (notifier, raised) = notifier();
-    let net = Net::new(ram.clone(), Arc::clone(&notifier), pairs).unwrap();
+    let net = Net::new(ram.clone(), Arc::clone(&notifier), pairs, Vec::new()).unwrap();
     let (wires, taps): (Vec<_>, Vec<_>) = (0..taps)
         .map(|_| {
             let (wire, tap) = UnixDatagram::pair().unwrap();
@@ -513,7 +513,7 @@ fn a_driver_sets_up_the_queues_that_it_uses() {
     }
     // With one pair there is nothing to control.
     let (notifier, _) = notifier();
-    let net = Net::new(ram(), notifier, 1).unwrap();
+    let net = Net::new(ram(), notifier, 1, Vec::new()).unwrap();
     assert_eq!(net.features() & (MQ | CTRL_VQ), 0);
     assert_eq!(net.queue_sizes(), [256, 256]);
 }

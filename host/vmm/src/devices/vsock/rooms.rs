@@ -107,7 +107,7 @@ impl Rooms {
             self.headers.drop_bytes(HEADER);
             self.data.drop_bytes(room.length as usize);
             let written = HEADER as u32 + part.len;
-            self.queue.add_used(&self.ram, room.head, written)?;
+            self.queue.put_used(&self.ram, room.head, written)?;
             left -= part.len;
             count += 1;
         }

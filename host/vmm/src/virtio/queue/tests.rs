@@ -150,7 +150,7 @@ fn what_belongs_together_is_shown_together() {
             (head, 16, 1)
         );
         assert_eq!((taken.readable, taken.readable_parts), (0, 0));
-        queue.add_used(&ram, head, 16).unwrap();
+        queue.put_used(&ram, head, 16).unwrap();
         assert_eq!(ring.used(), None);
     }
     assert_eq!((readable.len(), writable.len()), (0, 3));
