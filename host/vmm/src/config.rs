@@ -2,7 +2,7 @@
 
 use crate::cage::Cage;
 use crate::error::Error;
-use bulkhead_vmm_api::VmmConfig;
+use bulkhead_vmm_api::{VmmConfig, queue_pairs};
 use rustix::fs::FileType;
 use rustix::net::{SocketType, sockopt};
 use std::collections::HashSet;
@@ -45,6 +45,8 @@ pub struct Resources {
     pub read_write_slots: u8,
     /// Whether there is a network interface.
     pub network: bool,
+    /// `/dev/vhost-net` for each pair of queues, or none.
+    pub vhost_net: Vec<OwnedFd>,
     /// What the process becomes.
     pub cage: Cage,
 }
@@ -63,6 +65,10 @@ impl Resources {
         let initrd = take("initrd_fd", config.initrd_fd)?;
         let control = take("control_fd", config.control_fd)?;
         let vsock = take("vsock_fd", config.vsock_fd)?;
+        let vhost_net = config.vhost_net_fds.iter();
+        let vhost_net = vhost_net
+            .map(|fd| take("vhost_net_fds", *fd))
+            .collect::<Result<Vec<_>, _>>()?;
         let namespace = config.network_namespace_fd;
         let namespace = namespace
             .map(|fd| take("network_namespace_fd", fd))
@@ -95,12 +101,13 @@ impl Resources {
             read_only_slots: config.read_only_slots,
             read_write_slots: config.read_write_slots,
             network: config.network,
+            vhost_net,
             cage: Cage {
                 uid: config.uid,
                 gid: config.gid,
                 network: namespace,
-                // Each vCPU and each bound disk has a thread.
-                threads: u64::from(config.vcpus) + slots(config),
+                // Each vCPU, each bound disk and each pair of network queues has a thread.
+                threads: u64::from(config.vcpus) + slots(config) + queue_pairs(config.vcpus) as u64,
             },
         })
     }
@@ -128,6 +135,16 @@ fn check_numbers(config: &VmmConfig) -> Result<(), Error> {
     if slots > MAX_SLOTS {
         return refuse(format!(
             "{slots} disk slots, but a machine has at most {MAX_SLOTS}"
+        ));
+    }
+    let vhost = config.vhost_net_fds.len();
+    let pairs = match config.network {
+        true => queue_pairs(config.vcpus),
+        false => 0,
+    };
+    if vhost != 0 && vhost != pairs {
+        return refuse(format!(
+            "{vhost} descriptors of vhost-net for {pairs} pairs of queues"
         ));
     }
     // To the kernel -1 means that nothing shall change.

@@ -291,12 +291,10 @@ impl Control {
                     Ok(Answer::When(Wait::Empty(slot)))
                 }
             }
-            Request::BindTap => {
-                let tap = one(fds)?;
+            Request::BindTap { limits } => {
                 let net = self.machine.net.as_ref();
                 let net = net.ok_or_else(|| error("The machine has no network interface"))?;
-                net.bind(tap, &self.machine.events)
-                    .map_err(|error| refusal(&error))?;
+                net.bind(fds, &limits).map_err(|error| refusal(&error))?;
                 done
             }
             Request::Status => Ok(Answer::Now(Reply::Status(self.status()))),
@@ -356,7 +354,7 @@ impl Control {
             machine.balloon.counters().named("balloon"),
         ];
         if let Some(net) = &machine.net {
-            devices.push(net.counters().named("net"));
+            devices.push(net.counters("net"));
         }
         for at in &machine.disks {
             devices.push(at.disk.counters().named(&at.disk.slot().serial()));

@@ -1,7 +1,8 @@
 //! The device thread: it waits for what devices wait for and lets each serve its queues.
 //!
 //! One thread serves every device that does not need one of its own. A bound disk has a worker (see
-//! [`crate::devices::blk`]), for its requests may block; its kick is muted here meanwhile.
+//! [`crate::devices::blk`]), for its requests may block; its kick is muted here meanwhile. The network
+//! interface has its own (see [`crate::devices::net`]).
 
 use crate::error::Error;
 use crate::sync::lock;
@@ -62,16 +63,6 @@ impl Events {
         Ok(source)
     }
 
-    /// Adds a source whose handler is called when something new has arrived, not as long as there is
-    /// something.
-    ///
-    /// # Errors
-    /// [`Error::Host`].
-    pub fn add_edge(&self, fd: BorrowedFd<'_>, handler: Arc<dyn Handler>) -> Result<(), Error> {
-        let source = self.push(handler);
-        self.watch(source, fd, epoll::EventFlags::IN | epoll::EventFlags::ET)
-    }
-
     fn push(&self, handler: Arc<dyn Handler>) -> Source {
         let mut handlers = lock(&self.handlers);
         handlers.push(handler);
@@ -91,16 +82,8 @@ impl Events {
     /// # Errors
     /// [`Error::Host`].
     pub fn unmute(&self, source: Source, fd: BorrowedFd<'_>) -> Result<(), Error> {
-        self.watch(source, fd, epoll::EventFlags::IN)
-    }
-
-    fn watch(
-        &self,
-        source: Source,
-        fd: BorrowedFd<'_>,
-        flags: epoll::EventFlags,
-    ) -> Result<(), Error> {
         let data = epoll::EventData::new_u64(source.0);
+        let flags = epoll::EventFlags::IN;
         epoll::add(&self.epoll, fd, data, flags).map_err(Error::host("watch a descriptor"))
     }
 

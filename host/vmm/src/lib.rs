@@ -39,6 +39,7 @@ pub mod events;
 pub mod exits;
 pub mod gate;
 pub mod machine;
+pub mod rate;
 pub mod seccomp;
 pub mod sync;
 pub mod vcpu;

@@ -42,10 +42,12 @@ fn run(main_ns: u64) -> Result<End, Error> {
         return Ok(end);
     }
     // Nobody begins before everybody is confined.
-    let confined = Arc::new(Barrier::new(built.vcpus.len() + 2));
+    let threads = 1 + built.vcpus.len() + machine.device_threads();
+    let confined = Arc::new(Barrier::new(threads));
     control.take_vcpus(vcpu::start(&machine, built.vcpus, &confined)?);
     machine::serve_devices(&machine, &confined)?;
-    seccomp::confine(seccomp::Thread::Control)?;
+    machine::serve_network(&machine, &confined)?;
+    seccomp::confine_with(seccomp::Thread::Control, machine.uses_vhost())?;
     confined.wait();
     let mut end = control.serve()?;
     if end.reason.is_guests_fault() {

@@ -24,6 +24,8 @@ pub enum Thread {
     Devices,
     /// Serves one bound disk.
     Disk,
+    /// Serves a pair of the network interface's queues.
+    Net,
 }
 
 // `ioctl` requests, from <linux/kvm.h>, <linux/fs.h>, <linux/if_tun.h> and <asm-generic/ioctls.h>.
@@ -33,7 +35,17 @@ const KVM_IRQ_LINE: u64 = 0x4008_ae61;
 const FIONBIO: u64 = 0x5421;
 const TUNSETOFFLOAD: u64 = 0x4004_54d0;
 const TUNSETVNETHDRSZ: u64 = 0x4004_54d8;
+const TUNSETQUEUE: u64 = 0x4004_54d9;
 const TUNGETIFF: u64 = 0x8004_54d2;
+// From <linux/vhost.h>, `vhost.rs` of the network interface: SET_FEATURES, SET_VRING_NUM, SET_VRING_ADDR,
+// SET_VRING_BASE, NET_SET_BACKEND.
+const VHOST: [u64; 5] = [
+    0x4008_af00,
+    0x4008_af10,
+    0x4028_af11,
+    0x4008_af12,
+    0x4008_af30,
+];
 
 /// Heap, locks, clock, and the ways out.
 const EVERY: &[i64] = &[
@@ -77,6 +89,14 @@ const DISK: &[i64] = &[
     libc::SYS_preadv,
     libc::SYS_pwritev,
 ];
+/// Packets between a tap and the guest.
+const NET: &[i64] = &[
+    libc::SYS_close,
+    libc::SYS_epoll_pwait,
+    libc::SYS_readv,
+    libc::SYS_timerfd_settime,
+    libc::SYS_writev,
+];
 /// What a device's activation and its registers need.
 const VCPU: &[i64] = &[libc::SYS_close, libc::SYS_epoll_ctl];
 /// The control socket, files that come through it, and starting disk workers.
@@ -102,6 +122,7 @@ impl Thread {
             Self::Vcpu => &[EVERY, VCPU],
             Self::Devices => &[EVERY, DEVICES],
             Self::Disk => &[EVERY, DISK],
+            Self::Net => &[EVERY, NET],
             // Its filter also holds for the disk workers that it starts.
             Self::Control => &[EVERY, DISK, CONTROL],
         };
@@ -110,13 +131,15 @@ impl Thread {
 
     fn ioctls(self) -> &'static [u64] {
         match self {
-            Self::Vcpu => &[KVM_RUN, KVM_KVMCLOCK_CTRL, KVM_IRQ_LINE, TUNSETOFFLOAD],
+            Self::Vcpu => &[KVM_RUN, KVM_KVMCLOCK_CTRL, KVM_IRQ_LINE, TUNSETOFFLOAD, TUNSETQUEUE],
             Self::Devices => &[KVM_IRQ_LINE, FIONBIO],
             Self::Disk => &[KVM_IRQ_LINE],
+            Self::Net => &[KVM_IRQ_LINE, TUNSETQUEUE],
             Self::Control => &[
                 KVM_IRQ_LINE,
                 FIONBIO,
                 TUNSETOFFLOAD,
+                TUNSETQUEUE,
                 TUNSETVNETHDRSZ,
                 TUNGETIFF,
             ],
@@ -129,21 +152,32 @@ impl Thread {
 /// # Errors
 /// [`Error::Host`] when the kernel does not take the filter.
 pub fn confine(thread: Thread) -> Result<(), Error> {
+    confine_with(thread, false)
+}
+
+/// Confines the calling thread, for good; with vhost-net those that start and stop the network interface
+/// may tell it so.
+///
+/// # Errors
+/// [`Error::Host`] when the kernel does not take the filter.
+pub fn confine_with(thread: Thread, vhost: bool) -> Result<(), Error> {
     let failed = Error::host("confine a thread's system calls");
-    let program = match program(thread) {
+    let program = match program(thread, vhost) {
         Ok(program) => program,
         Err(error) => return Err(failed(io::Error::other(error))),
     };
     seccompiler::apply_filter(&program).map_err(|error| failed(io::Error::other(error)))
 }
 
-fn program(thread: Thread) -> Result<BpfProgram, seccompiler::BackendError> {
+fn program(thread: Thread, vhost: bool) -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = thread
         .calls()
         .into_iter()
         .map(|call| (call, Vec::new()))
         .collect();
-    let ioctls = thread.ioctls().iter();
+    let vhost = vhost && matches!(thread, Thread::Vcpu | Thread::Control);
+    let vhost: &[u64] = if vhost { &VHOST } else { &[] };
+    let ioctls = thread.ioctls().iter().chain(vhost);
     let ioctls = ioctls.map(|request| rule(1, SeccompCmpOp::Eq, *request));
     rules.insert(libc::SYS_ioctl, ioctls.collect::<Result<_, _>>()?);
     let reads = match thread {
@@ -173,6 +207,16 @@ fn program(thread: Thread) -> Result<BpfProgram, seccompiler::BackendError> {
             libc::SYS_prctl,
             options.into_iter().collect::<Result<_, _>>()?,
         );
+    }
+    if thread == Thread::Devices {
+        // How much the host's kernel keeps of what the guest sends on a vsock connection.
+        let conditions = [(1, libc::SOL_SOCKET), (2, libc::SO_SNDBUF)];
+        let conditions = conditions.map(|(argument, value)| {
+            let size = SeccompCmpArgLen::Dword;
+            SeccompCondition::new(argument, size, SeccompCmpOp::Eq, value as u64)
+        });
+        let conditions = conditions.into_iter().collect::<Result<_, _>>()?;
+        rules.insert(libc::SYS_setsockopt, vec![SeccompRule::new(conditions)?]);
     }
     SeccompFilter::new(
         rules,

@@ -12,7 +12,9 @@
 
 mod support;
 
-use bulkhead_vmm_api::{DiskSlot, ExitReason, Reply, Request, VmState};
+use bulkhead_vmm_api::{
+    DiskSlot, ExitReason, GuestConnection, NetworkLimits, Rate, Reply, Request, VmState, wire,
+};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -298,6 +300,80 @@ fn streams_both_ways() {
 }
 
 #[test]
+fn thousands_of_short_connections_leave_nothing() {
+    let images = images!();
+    let mut vm = Vm::start(&Shape::new(&images));
+    vm.ready();
+    let mut shell = vm.shell();
+    let mut round = |vm: &mut Vm, count: u32| {
+        for index in 0..count {
+            let mut stream = vm.connect(5001).unwrap();
+            stream.write_all(&index.to_le_bytes()).unwrap();
+            let mut echo = [0; 4];
+            stream.read_exact(&mut echo).unwrap();
+            assert_eq!(u32::from_le_bytes(echo), index);
+        }
+        shell.tell(&format!("knock 80 {count}"));
+        for _ in 0..count {
+            let mut text = String::new();
+            vm.dialled().1.read_to_string(&mut text).unwrap();
+            assert_eq!(text, "knock");
+        }
+        assert_eq!(shell.answer(), "ok");
+    };
+    round(&mut vm, 50);
+    let (open, (own, _)) = (vm.open_files(), vm.own_memory_kib());
+    round(&mut vm, 1000);
+    // The last ones may still be about to go.
+    support::eventually("the descriptors are closed", || vm.open_files() <= open);
+    let (now, _) = vm.own_memory_kib();
+    eprintln!("{own} KiB after 100 connections, {now} KiB after 2000 more");
+    assert!(now < own + 512, "{own} KiB, then {now}");
+    shell.tell("off");
+    end(vm, ExitReason::GuestPowerOff);
+}
+
+#[test]
+fn a_guest_that_opens_connections_without_end_is_held_to_a_cap() {
+    let images = images!();
+    let mut shape = Shape::new(&images);
+    shape.memory_mib = 512;
+    let mut vm = Vm::start(&shape);
+    vm.ready();
+    let mut shell = vm.shell();
+    let (open, (own, _)) = (vm.open_files(), vm.own_memory_kib());
+    // Nobody reads what comes on them. The feed has to be read, or a guest is refused for that.
+    let feed = std::fs::File::from(vm.feed.try_clone().unwrap());
+    let taker = std::thread::spawn(move || {
+        let mut held = Vec::new();
+        loop {
+            match wire::receive::<GuestConnection>(&feed).unwrap() {
+                Some((_, stream)) => held.push(stream),
+                None => return held,
+            }
+        }
+    });
+    let answer = shell.ask("flood 81");
+    let (now, _) = vm.own_memory_kib();
+    eprintln!("connections and bytes: {answer}; {own} KiB, then {now} KiB");
+    let count: usize = answer.split(' ').next().unwrap().parse().unwrap();
+    assert!((1000..1024).contains(&count), "{answer}");
+    assert!(now < own + (10 << 10), "{own} KiB, then {now}");
+    // Who was connected before is served, and others when there is room again.
+    assert_eq!(shell.ask("cpus"), "1");
+    assert!(vm.connect(5001).is_none());
+    assert_eq!(shell.ask("let-go"), "ok");
+    rustix::net::shutdown(&vm.feed, rustix::net::Shutdown::Both).unwrap();
+    drop(taker.join().unwrap());
+    support::eventually("the flood's connections are gone", || {
+        vm.open_files() <= open
+    });
+    assert!(vm.connect(5001).is_some());
+    assert_eq!(vm.ask(&Request::Kill, &[]), Reply::Done);
+    end(vm, ExitReason::Killed);
+}
+
+#[test]
 fn survives_the_daemon() {
     let images = images!();
     let mut vm = Vm::start(&Shape::new(&images));
@@ -320,54 +396,75 @@ fn survives_the_daemon() {
     end(vm, ExitReason::Killed);
 }
 
-#[test]
-fn the_network_comes_with_its_tap() {
-    let images = images!();
-    let mut shape = Shape::new(&images);
-    shape.network = true;
-    let mut vm = Vm::start(&shape);
-    vm.ready();
-    let mut shell = vm.shell();
-    assert_eq!(shell.ask("configure 2"), "ok");
-    assert_eq!(shell.ask("carrier"), "0");
-
-    let tap = support::tap("vmmtest0");
-    for arguments in ["addr add 10.99.0.1/24 dev vmmtest0", "link set vmmtest0 up"] {
-        let status = std::process::Command::new("ip")
-            .args(arguments.split(' '))
-            .status();
-        assert!(status.unwrap().success());
-    }
-    assert_eq!(vm.ask(&Request::BindTap, &[&tap]), Reply::Done);
-    assert!(matches!(
-        vm.ask(&Request::BindTap, &[&tap]),
-        Reply::Error { .. }
-    ));
-    drop(tap);
-    shell.wait("carrier", "1");
-
+/// Sends and takes megabytes over TCP, `streams` at a time.
+fn exchange(shell: &mut support::Shell, streams: usize) {
     let listener = std::net::TcpListener::bind("10.99.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let count = 5_000_000;
-    shell.tell(&format!("tcp {address} {count}"));
-    let (mut stream, _) = listener.accept().unwrap();
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).unwrap();
-    assert_eq!(bytes, vec![b'y'; count]);
+    shell.tell(&format!("tcp {address} {count} {streams}"));
     let back: Vec<u8> = (0..4_000_000_u32).map(|i| (i * 11) as u8).collect();
-    stream.write_all(&back).unwrap();
-    drop(stream);
-    let answer = shell.ask("cpus");
-    assert_eq!(answer, format!("{} {:x}", back.len(), fnv(&back)));
-    let net = vm
-        .status()
-        .devices
-        .into_iter()
-        .find(|d| d.device == "net")
-        .unwrap();
-    eprintln!("{net:?}");
-    shell.tell("off");
-    end(vm, ExitReason::GuestPowerOff);
+    std::thread::scope(|scope| {
+        for _ in 0..streams {
+            let (mut stream, _) = listener.accept().unwrap();
+            let back = &back;
+            scope.spawn(move || {
+                let mut bytes = Vec::new();
+                stream.read_to_end(&mut bytes).unwrap();
+                assert!(bytes == vec![b'y'; count]);
+                stream.write_all(back).unwrap();
+            });
+        }
+    });
+    let answer = format!("{} {:x}", back.len(), fnv(&back));
+    assert_eq!(shell.answer(), vec![answer; streams].join(", "));
+}
+
+#[test]
+fn the_network_comes_with_its_tap() {
+    let images = images!();
+    // The tap with a queue for each pair, one for several, and one for one.
+    let queues = [(1, 1), (4, 1), (4, 4), (4, 2)].map(|(vcpus, queues)| (vcpus, queues, false));
+    // By the host's kernel, too.
+    for (vcpus, queues, vhost) in queues.into_iter().chain([(1, 1, true), (4, 4, true)]) {
+        let mut shape = Shape::new(&images);
+        shape.network = true;
+        shape.vhost_net = vhost;
+        shape.vcpus = vcpus;
+        let mut vm = Vm::start(&shape);
+        vm.ready();
+        let mut shell = vm.shell();
+        assert_eq!(shell.ask("configure 2"), "ok");
+        assert_eq!(shell.ask("carrier"), "0");
+        assert_eq!(shell.ask("queues"), format!("{vcpus} {vcpus}"));
+
+        let tap = support::tap("vmmtest0", queues);
+        support::configure("vmmtest0", "10.99.0.1/24");
+        let tap: Vec<&File> = tap.iter().collect();
+        let bind = Request::BindTap {
+            limits: NetworkLimits::default(),
+        };
+        let reply = vm.ask(&bind, &[]);
+        assert!(matches!(reply, Reply::Error { .. }), "{reply:?}");
+        let mut limited = NetworkLimits::default();
+        limited.egress.bytes = Some(Rate {
+            per_second: if vhost { 1000 } else { 0 },
+            burst: 1000,
+        });
+        let reply = vm.ask(&Request::BindTap { limits: limited }, &tap);
+        assert!(matches!(reply, Reply::Error { .. }), "{reply:?}");
+        assert_eq!(vm.ask(&bind, &tap), Reply::Done);
+        let reply = vm.ask(&bind, &tap);
+        assert!(matches!(reply, Reply::Error { .. }), "{reply:?}");
+        shell.wait("carrier", "1");
+        exchange(&mut shell, 1);
+        exchange(&mut shell, 4);
+        let devices = vm.status().devices;
+        let net = devices.iter().find(|device| device.device == "net");
+        eprintln!("{vcpus} vCPUs, {queues} queues, vhost {vhost}: {net:?}");
+        assert_eq!(net.is_some_and(|net| net.bytes == 0), vhost);
+        shell.tell("off");
+        end(vm, ExitReason::GuestPowerOff);
+    }
 }
 
 /// How soon nine tenths of what a guest has freed are the host's again.

@@ -11,7 +11,7 @@
 mod support;
 
 use bulkhead_vmm_api::{
-    DiskSlot, ExitReason, PROTOCOL_VERSION, Reply, Request, VmState, VmmConfig,
+    DiskSlot, ExitReason, NetworkLimits, PROTOCOL_VERSION, Reply, Request, VmState, VmmConfig,
 };
 use rustix::net::SocketType;
 use std::fs::File;
@@ -170,7 +170,12 @@ fn the_control_socket_answers_while_the_guest_idles() {
         (bind(DiskSlot::ReadOnly(0)), vec![&readable, &readable]),
         (bind(DiskSlot::ReadOnly(9)), vec![&readable]),
         (bind(DiskSlot::ReadWrite(0)), vec![&readable]),
-        (Request::BindTap, vec![&readable]),
+        (
+            Request::BindTap {
+                limits: NetworkLimits::default(),
+            },
+            vec![&readable],
+        ),
     ] {
         let reply = vm.ask(&request, &files);
         assert!(
@@ -400,6 +405,7 @@ fn refused(folder: &Folder, kernel: &[u8], initrd: u64, change: Change, says: &s
                 read_only_slots: 1,
                 read_write_slots: 1,
                 network: false,
+                vhost_net_fds: Vec::new(),
                 uid: user(),
                 gid: user(),
                 network_namespace_fd: None,

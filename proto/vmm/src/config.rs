@@ -51,12 +51,26 @@ pub struct VmmConfig {
     pub read_write_slots: u8,
     /// Whether the machine has a network interface, its tap bound later.
     pub network: bool,
+    /// Freshly opened `/dev/vhost-net`, one for each pair of queues of the network interface: the host's
+    /// kernel moves its packets then. Without any the VMM does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vhost_net_fds: Vec<RawFd>,
     /// The user that the VMM becomes, its own among all processes of the host; not 0.
     pub uid: u32,
     /// The group that the VMM becomes; not 0.
     pub gid: u32,
     /// The pod's network namespace. Without it the VMM makes an empty one for itself.
     pub network_namespace_fd: Option<RawFd>,
+}
+
+/// The most pairs of queues that a network interface has.
+pub const MAX_QUEUE_PAIRS: usize = 8;
+
+/// How many pairs of queues the network interface of a machine with this many virtual CPUs has: one each,
+/// up to [`MAX_QUEUE_PAIRS`].
+#[must_use]
+pub fn queue_pairs(vcpus: u8) -> usize {
+    usize::from(vcpus).clamp(1, MAX_QUEUE_PAIRS)
 }
 
 /// A disk slot of the fixed machine.

@@ -14,11 +14,13 @@
 mod config;
 mod exit;
 mod message;
+mod rate;
 pub mod wire;
 
-pub use config::{DiskSlot, GUEST_CMDLINE, VmmConfig};
+pub use config::{DiskSlot, GUEST_CMDLINE, MAX_QUEUE_PAIRS, VmmConfig, queue_pairs};
 pub use exit::ExitReason;
 pub use message::{
     DeviceCounters, ExitCount, GuestConnection, MAX_PACKET, PROTOCOL_VERSION, Reply, Request,
     VmState, VmmStatus,
 };
+pub use rate::{NetworkLimits, Rate, RateLimits};

@@ -1,6 +1,7 @@
 //! Requests, replies, and what they carry.
 
 use crate::config::DiskSlot;
+use crate::rate::NetworkLimits;
 use serde::{Deserialize, Serialize};
 
 /// The version of this protocol. A VMM answers an action that it does not know with [`Reply::Error`] and
@@ -31,8 +32,14 @@ pub enum Request {
         /// A bound slot; emptying an empty one succeeds.
         slot: DiskSlot,
     },
-    /// Puts a tap behind the network interface. One descriptor: the tap (IFF_VNET_HDR, IFF_NO_PI).
-    BindTap,
+    /// Puts a tap behind the network interface and brings the link up. The descriptors are the tap's
+    /// queues (IFF_TAP, IFF_VNET_HDR, IFF_NO_PI): one, or with IFF_MULTI_QUEUE as many as the interface
+    /// has pairs of queues, see [`queue_pairs`](crate::queue_pairs), or fewer.
+    BindTap {
+        /// How fast packets may go.
+        #[serde(default, skip_serializing_if = "NetworkLimits::is_none")]
+        limits: NetworkLimits,
+    },
     /// Asks for [`Reply::Status`].
     Status,
     /// Asks for [`Reply::Console`]: the newest bytes of the serial console.

@@ -11,8 +11,8 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// The most descriptors that one packet carries.
-pub const MAX_FDS: usize = 4;
+/// The most descriptors that one packet carries: the queues of a tap.
+pub const MAX_FDS: usize = crate::config::MAX_QUEUE_PAIRS;
 
 /// What can go wrong with a packet.
 #[derive(Debug, thiserror::Error)]

@@ -1,9 +1,9 @@
 //! The benchmarks: figures side by side with the peers, in one run, on one machine. Arguments choose
-//! parts (`engine`, `boot`, `pods`, `memory`); without any, all run. `images`, or `images KIND...`, needs no
+//! parts (`engine`, `boot`, `pods`, `memory`, `net`, `vsock`); without any, all run. `images`, or `images KIND...`, needs no
 //! VM and is meant for the machine itself; `BULKHEAD_BENCH_ROUNDS` then makes it shorter.
 
 use anyhow::Result;
-use bulkhead_tests::bench::{boot, engine, images, machine, memory, pods};
+use bulkhead_tests::bench::{boot, engine, images, machine, memory, net, pods, vsock};
 use bulkhead_tests::{Node, Registry};
 use std::path::Path;
 
@@ -26,6 +26,12 @@ fn main() -> Result<()> {
     if wanted("engine") {
         println!("{}", engine::run()?);
         println!("{}", engine::sizes()?);
+    }
+    if wanted("net") {
+        println!("{}", net::run()?);
+    }
+    if wanted("vsock") {
+        println!("{}", vsock::run()?);
     }
     if ["boot", "pods", "memory"].into_iter().any(wanted) {
         runtime.block_on(with_node(wanted))?;

@@ -81,6 +81,7 @@ impl Vm {
             read_only_slots: request.runtime.read_only_slots,
             read_write_slots: request.runtime.read_write_slots,
             network: false,
+            vhost_net_fds: Vec::new(),
             uid: user.id(),
             gid: user.id(),
             network_namespace_fd: None,

@@ -23,6 +23,22 @@ impl Counters {
         self.errors.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Several counters together under a device's name.
+    #[must_use]
+    pub fn sum<'a>(counters: impl IntoIterator<Item = &'a Self>, device: &str) -> DeviceCounters {
+        let mut sum = DeviceCounters {
+            device: device.to_owned(),
+            ..DeviceCounters::default()
+        };
+        for one in counters {
+            let one = one.named(device);
+            sum.requests += one.requests;
+            sum.bytes += one.bytes;
+            sum.errors += one.errors;
+        }
+        sum
+    }
+
     /// The counters under a device's name.
     #[must_use]
     pub fn named(&self, device: &str) -> DeviceCounters {

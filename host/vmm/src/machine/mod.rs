@@ -24,7 +24,7 @@ use crate::seccomp;
 use crate::sync::lock;
 use crate::verdict::Verdict;
 use crate::virtio::mmio::Window;
-use bulkhead_vmm_api::ExitReason;
+use bulkhead_vmm_api::{ExitReason, queue_pairs};
 use generation::Generation;
 use kvm_bindings::{KVM_CAP_PMU_CAPABILITY, KVM_PMU_CAP_DISABLE, kvm_enable_cap};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
@@ -121,12 +121,16 @@ pub fn build(resources: Resources, verdict: Arc<Verdict>) -> Result<Built, Error
     let balloon = slots.add(Balloon::new)?;
     slots.serve(&balloon, Balloon::serve)?;
     let net = match resources.network {
-        true => Some(slots.add(Net::new)?),
+        true => Some(slots.add(|ram, notifier| {
+            Net::new(
+                ram,
+                notifier,
+                queue_pairs(resources.vcpus),
+                resources.vhost_net,
+            )
+        })?),
         false => None,
     };
-    if let Some(net) = &net {
-        slots.serve(net, Net::serve)?;
-    }
     let disks = slots.disks(resources.read_only_slots, resources.read_write_slots)?;
     let windows = slots.finish();
     acpi::write(&ram, resources.vcpus, windows.len())?;
@@ -199,9 +203,21 @@ impl Machine {
         memory::resident(&self.ram).unwrap_or(0)
     }
 
+    /// How many threads serve its devices besides those of bound disks.
+    #[must_use]
+    pub fn device_threads(&self) -> usize {
+        1 + self.net.as_ref().map_or(0, |net| net.pairs())
+    }
+
+    /// Whether the host's kernel moves the network interface's packets.
+    #[must_use]
+    pub fn uses_vhost(&self) -> bool {
+        self.net.as_ref().is_some_and(|net| net.uses_vhost())
+    }
+
     /// Confines the calling thread's system calls; a thread that cannot be confined ends the VM.
     pub fn confine(&self, thread: seccomp::Thread) {
-        if let Err(error) = seccomp::confine(thread) {
+        if let Err(error) = seccomp::confine_with(thread, self.uses_vhost()) {
             let text = format!("{}.", chain(&error));
             self.verdict.decide(error.reason(), text);
         }
@@ -237,6 +253,39 @@ pub fn serve_devices(machine: &Arc<Machine>, confined: &Arc<Barrier>) -> Result<
         })
         .map(drop)
         .map_err(Error::host("start a thread"))
+}
+
+/// Starts a thread for each pair of the network interface's queues, once all threads are `confined`.
+///
+/// # Errors
+/// [`Error::Host`].
+pub fn serve_network(machine: &Arc<Machine>, confined: &Arc<Barrier>) -> Result<(), Error> {
+    let Some(net) = &machine.net else {
+        return Ok(());
+    };
+    for pair in 0..net.pairs() {
+        let (net, machine) = (Arc::clone(net), Arc::clone(machine));
+        let confined = Arc::clone(confined);
+        std::thread::Builder::new()
+            .name(format!("net{pair}"))
+            .stack_size(64 * 1024)
+            .spawn(move || {
+                machine.confine(seccomp::Thread::Net);
+                confined.wait();
+                let mut more = false;
+                loop {
+                    more = match net.turn(pair, !more) {
+                        Ok(more) => more,
+                        Err(error) => {
+                            let text = format!("A network thread stopped: {}.", chain(&error));
+                            return machine.verdict.decide(ExitReason::Internal, text);
+                        }
+                    };
+                }
+            })
+            .map_err(Error::host("start a thread"))?;
+    }
+    Ok(())
 }
 
 /// Whether this KVM is what the machine needs.

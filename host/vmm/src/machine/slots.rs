@@ -69,13 +69,7 @@ impl<'a> Slots<'a> {
         let causes = Arc::new(Causes::new(Arc::clone(pin), bit));
         let notifier = Arc::new(Notifier::new(Box::new(Arc::clone(&causes))));
         let device = Arc::new(make(self.ram.clone(), Arc::clone(&notifier))?);
-        self.vm
-            .register_ioevent(
-                device.kick(),
-                &IoEventAddress::Mmio(virtio_window(index) + QUEUE_NOTIFY),
-                NoDatamatch,
-            )
-            .map_err(Error::kvm("signal a device's notifications"))?;
+        self.signal_notifications(device.as_ref(), virtio_window(index) + QUEUE_NOTIFY)?;
         let core = Core::new(
             Arc::clone(&device) as Arc<dyn Device>,
             notifier,
@@ -83,6 +77,30 @@ impl<'a> Slots<'a> {
         );
         self.windows.push(Mutex::new(Window::new(core, causes)));
         Ok(device)
+    }
+
+    /// Has KVM turn the driver's notifications into kicks: by queue number for a device that tells its
+    /// queues apart.
+    fn signal_notifications(&self, device: &dyn Device, register: u64) -> Result<(), Error> {
+        let address = IoEventAddress::Mmio(register);
+        let failed = || Error::kvm("signal a device's notifications");
+        // A device has few queues.
+        let queues = 0..device.queue_sizes().len() as u16;
+        if queues
+            .clone()
+            .all(|queue| std::ptr::eq(device.kick_of(queue), device.kick()))
+        {
+            return self
+                .vm
+                .register_ioevent(device.kick(), &address, NoDatamatch)
+                .map_err(failed());
+        }
+        for queue in queues {
+            self.vm
+                .register_ioevent(device.kick_of(queue), &address, u32::from(queue))
+                .map_err(failed())?;
+        }
+        Ok(())
     }
 
     /// Has the device thread serve a device when it is kicked.

@@ -1,11 +1,21 @@
 use super::{Thread, program};
 use seccompiler::apply_filter;
 
-const ALL: [Thread; 4] = [Thread::Control, Thread::Vcpu, Thread::Devices, Thread::Disk];
+const ALL: [Thread; 5] = [
+    Thread::Control,
+    Thread::Vcpu,
+    Thread::Devices,
+    Thread::Disk,
+    Thread::Net,
+];
 
 /// How a process ends that confines itself and then makes this call.
 fn end_of(thread: Thread, call: i64, arguments: [u64; 3]) -> libc::c_int {
-    let program = program(thread).unwrap();
+    end_of_with(thread, false, call, arguments)
+}
+
+fn end_of_with(thread: Thread, vhost: bool, call: i64, arguments: [u64; 3]) -> libc::c_int {
+    let program = program(thread, vhost).unwrap();
     let [first, second, third] = arguments;
     // SAFETY: the child makes system calls only: the filter is ready, nothing is allocated or locked.
     let child = unsafe { libc::fork() };
@@ -75,16 +85,16 @@ fn no_thread_can_reach_beyond_what_it_holds() {
 
 #[test]
 fn calls_of_one_thread_are_not_another_s() {
-    for thread in [Thread::Vcpu, Thread::Devices, Thread::Disk] {
+    for thread in [Thread::Vcpu, Thread::Devices, Thread::Disk, Thread::Net] {
         assert_killed(thread, libc::SYS_clone3, [0; 3]);
         assert_killed(thread, libc::SYS_clone, [0; 3]);
         assert_killed(thread, libc::SYS_prctl, [libc::PR_SET_NAME as u64, 0, 0]);
     }
-    for thread in [Thread::Vcpu, Thread::Disk] {
+    for thread in [Thread::Vcpu, Thread::Disk, Thread::Net] {
         assert_killed(thread, libc::SYS_sendmsg, [u64::MAX, 0, 0]);
         assert_killed(thread, libc::SYS_accept4, [u64::MAX, 0, 0]);
     }
-    for thread in [Thread::Vcpu, Thread::Devices] {
+    for thread in [Thread::Vcpu, Thread::Devices, Thread::Net] {
         assert_killed(thread, libc::SYS_pwritev, [u64::MAX, 0, 0]);
         assert_killed(thread, libc::SYS_fallocate, [u64::MAX, 0, 0]);
     }
@@ -111,7 +121,7 @@ fn arguments_count() {
         assert_killed(thread, libc::SYS_mprotect, [0, 4096, executable]);
     }
     assert_allowed(Thread::Vcpu, libc::SYS_ioctl, [NOWHERE, super::KVM_RUN, 0]);
-    for thread in [Thread::Control, Thread::Devices, Thread::Disk] {
+    for thread in [Thread::Control, Thread::Devices, Thread::Disk, Thread::Net] {
         assert_killed(thread, libc::SYS_ioctl, [NOWHERE, super::KVM_RUN, 0]);
     }
     // One signal, to this process; there is no thread -1.
@@ -125,12 +135,62 @@ fn arguments_count() {
             [process, NOWHERE, signal],
         );
     }
-    for thread in [Thread::Vcpu, Thread::Devices, Thread::Disk] {
+    for thread in [Thread::Vcpu, Thread::Devices, Thread::Disk, Thread::Net] {
         assert_killed(thread, libc::SYS_tgkill, [process, NOWHERE, kick]);
+    }
+    let (socket, size) = (libc::SOL_SOCKET as u64, libc::SO_SNDBUF as u64);
+    let force = libc::SO_SNDBUFFORCE as u64;
+    assert_allowed(
+        Thread::Devices,
+        libc::SYS_setsockopt,
+        [NOWHERE, socket, size],
+    );
+    for (level, name) in [(socket, force), (libc::SOL_TCP as u64, size)] {
+        assert_killed(
+            Thread::Devices,
+            libc::SYS_setsockopt,
+            [NOWHERE, level, name],
+        );
+    }
+    for thread in [Thread::Control, Thread::Vcpu, Thread::Disk, Thread::Net] {
+        assert_killed(thread, libc::SYS_setsockopt, [NOWHERE, socket, size]);
+    }
+    // The queue's other settings are made before it carries packets.
+    assert_allowed(
+        Thread::Net,
+        libc::SYS_ioctl,
+        [NOWHERE, super::TUNSETQUEUE, 0],
+    );
+    for request in [super::TUNSETOFFLOAD, super::TUNSETVNETHDRSZ, super::FIONBIO] {
+        assert_killed(Thread::Net, libc::SYS_ioctl, [NOWHERE, request, 0]);
     }
     assert_killed(
         Thread::Control,
         libc::SYS_prctl,
         [libc::PR_SET_DUMPABLE as u64, 1, 0],
     );
+}
+
+#[test]
+fn vhost_is_started_and_stopped_by_two_kinds_of_threads_only() {
+    const SET_OWNER: u64 = 0xaf01;
+    const SET_MEM_TABLE: u64 = 0x4008_af03;
+    let allowed = |thread, vhost, request| {
+        let status = end_of_with(thread, vhost, libc::SYS_ioctl, [u64::MAX, request, 0]);
+        libc::WIFEXITED(status)
+    };
+    for thread in ALL {
+        let may = matches!(thread, Thread::Vcpu | Thread::Control);
+        for request in super::VHOST {
+            assert_eq!(
+                allowed(thread, true, request),
+                may,
+                "{thread:?} {request:#x}"
+            );
+            assert!(!allowed(thread, false, request), "{thread:?} {request:#x}");
+        }
+        // What memory it sees was said before the guest ran.
+        assert!(!allowed(thread, true, SET_MEM_TABLE));
+        assert!(!allowed(thread, true, SET_OWNER));
+    }
 }

@@ -16,7 +16,7 @@ const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 const DESCRIPTOR_SIZE: u64 = 16;
 /// Linux takes at most this many ranges in a system call (IOV_MAX).
-const MAX_IOVECS: usize = 1024;
+pub(super) const MAX_IOVECS: usize = 1024;
 
 /// What a driver can do wrong with a descriptor chain.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +99,7 @@ impl Descriptor {
 }
 
 impl Chain {
-    /// Walks the chain that starts at `head` in a table of `size` descriptors.
+    /// Reads the chain that starts at `head` in a table of `size` descriptors.
     pub(super) fn read(
         ram: &GuestRam,
         table: GuestAddress,
@@ -111,66 +111,77 @@ impl Chain {
             readable: Buffers::default(),
             writable: Buffers::default(),
         };
-        let (mut table, mut table_size) = (table, u32::from(size));
-        let (mut index, mut indirect) = (head, false);
-        // Every descriptor counts, so a loop ends here.
-        for _ in 0..=u32::from(size) {
-            if u32::from(index) >= table_size {
-                return Err(ChainError::Index(index));
-            }
-            let descriptor = Descriptor::read(ram, table, index)?;
-            if descriptor.flags & INDIRECT != 0 {
-                let length = u64::from(descriptor.length);
-                let usable = !indirect
-                    && descriptor.flags & NEXT == 0
-                    && length != 0
-                    && length % DESCRIPTOR_SIZE == 0;
-                if !usable {
-                    return Err(ChainError::Indirect);
-                }
-                indirect = true;
-                table = GuestAddress(descriptor.address);
-                table_size = descriptor.length / DESCRIPTOR_SIZE as u32;
-                index = 0;
-                continue;
-            }
-            chain.add(ram, &descriptor, size)?;
-            if descriptor.flags & NEXT == 0 {
-                return Ok(chain);
-            }
-            index = descriptor.next;
-        }
-        Err(ChainError::TooLong)
+        let lengths = walk(ram, table, size, head, |address, length, writable| {
+            let part = if writable {
+                &mut chain.writable
+            } else {
+                &mut chain.readable
+            };
+            part.ranges.push_back((address, length));
+            Ok(())
+        })?;
+        (chain.readable.length, chain.writable.length) = lengths;
+        Ok(chain)
     }
+}
 
-    fn add(
-        &mut self,
-        ram: &GuestRam,
-        descriptor: &Descriptor,
-        size: u16,
-    ) -> Result<(), ChainError> {
-        if self.readable.ranges.len() + self.writable.ranges.len() >= usize::from(size) {
+/// Walks the chain that starts at `head` in a table of `size` descriptors, each of which is read once
+/// and checked before `visit` gets its address, its length and whether the device writes it. Answers how
+/// many bytes the device may read and write.
+pub(super) fn walk(
+    ram: &GuestRam,
+    table: GuestAddress,
+    size: u16,
+    head: u16,
+    mut visit: impl FnMut(GuestAddress, u32, bool) -> Result<(), ChainError>,
+) -> Result<(u32, u32), ChainError> {
+    let (mut table, mut table_size) = (table, u32::from(size));
+    let (mut index, mut indirect) = (head, false);
+    let (mut readable, mut writable) = (0_u32, 0_u32);
+    let (mut ranges, mut writes) = (0_u16, false);
+    // Every descriptor counts, so a loop ends here.
+    for _ in 0..=u32::from(size) {
+        if u32::from(index) >= table_size {
+            return Err(ChainError::Index(index));
+        }
+        let descriptor = Descriptor::read(ram, table, index)?;
+        let (address, length) = (descriptor.address, descriptor.length);
+        if descriptor.flags & INDIRECT != 0 {
+            let usable = !indirect
+                && descriptor.flags & NEXT == 0
+                && length != 0
+                && u64::from(length) % DESCRIPTOR_SIZE == 0;
+            if !usable {
+                return Err(ChainError::Indirect);
+            }
+            indirect = true;
+            table = GuestAddress(address);
+            table_size = length / DESCRIPTOR_SIZE as u32;
+            index = 0;
+            continue;
+        }
+        if ranges >= size {
             return Err(ChainError::TooLong);
         }
-        let part = if descriptor.flags & WRITE != 0 {
-            &mut self.writable
-        } else if self.writable.ranges.is_empty() {
-            &mut self.readable
-        } else {
+        ranges += 1;
+        let write = descriptor.flags & WRITE != 0;
+        if writes && !write {
             return Err(ChainError::Order);
-        };
-        let (address, length) = (descriptor.address, descriptor.length);
-        let inside = GuestMemoryBackend::check_range(ram, GuestAddress(address), length as usize);
-        if !inside {
-            return Err(ChainError::Range(address, length));
         }
-        part.length = part
-            .length
-            .checked_add(length)
-            .ok_or(ChainError::TooLarge)?;
-        part.ranges.push_back((GuestAddress(address), length));
-        Ok(())
+        writes = write;
+        let address = GuestAddress(address);
+        if !GuestMemoryBackend::check_range(ram, address, length as usize) {
+            return Err(ChainError::Range(address.0, length));
+        }
+        let sum = if write { &mut writable } else { &mut readable };
+        *sum = sum.checked_add(length).ok_or(ChainError::TooLarge)?;
+        visit(address, length, write)?;
+        if descriptor.flags & NEXT == 0 {
+            return Ok((readable, writable));
+        }
+        index = descriptor.next;
     }
+    Err(ChainError::TooLong)
 }
 
 /// Ranges of guest memory, read or written from the front.

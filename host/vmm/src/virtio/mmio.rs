@@ -230,7 +230,8 @@ impl Window {
             QUEUE_SEL => self.queue_sel = value,
             QUEUE_NOTIFY => {
                 // The counter is far from overflowing, so this cannot fail.
-                let _ = self.core.device().kick().write(1);
+                let queue = u16::try_from(value).unwrap_or(u16::MAX);
+                let _ = self.core.device().kick_of(queue).write(1);
             }
             INTERRUPT_ACK => self.causes.remove(value),
             STATUS => {

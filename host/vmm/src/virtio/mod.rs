@@ -1,9 +1,10 @@
 //! Virtio 1.2 without devices and, but for [`mmio`], without a transport.
 //!
 //! [`status`] is the one status machine, [`queue`] the split virtqueue that a device owns once it is
-//! activated, [`buffers`] a checked descriptor chain, [`notify`] how a device reaches its driver.
+//! activated, [`buffers`] a checked descriptor chain, [`iovecs`] one for the kernel's vectored calls, [`notify`] how a device reaches its driver.
 
 pub mod buffers;
+pub mod iovecs;
 pub mod mmio;
 pub mod notify;
 pub mod queue;
@@ -33,7 +34,13 @@ pub trait Device: Send + Sync + fmt::Debug {
     fn features(&self) -> u64;
 
     /// Largest size of each queue, powers of two.
-    fn queue_sizes(&self) -> &'static [u16];
+    fn queue_sizes(&self) -> &[u16];
+
+    /// How many of the queues, counted from the first, a driver with these features sets up; it needs
+    /// not touch the rest, and the device is not given them.
+    fn queues_in_use(&self, _features: u64) -> usize {
+        self.queue_sizes().len()
+    }
 
     /// Reads the configuration space; what lies beyond it reads as zero. `data` comes zeroed.
     fn read_config(&self, offset: usize, data: &mut [u8]);
@@ -46,6 +53,11 @@ pub trait Device: Send + Sync + fmt::Debug {
 
     /// Signalled when the driver notifies any queue, and once after activation.
     fn kick(&self) -> &EventFd;
+
+    /// What is signalled when the driver notifies this queue, for a device that tells its queues apart.
+    fn kick_of(&self, _queue: u16) -> &EventFd {
+        self.kick()
+    }
 }
 
 /// Copies the part of `space` at `offset` into `data`.

@@ -3,7 +3,8 @@
 //! The rings are the driver's memory: every index read from them is checked, every one that matters
 //! later is kept here. A queue's addresses cannot change once it exists.
 
-use super::buffers::{Chain, ChainError};
+use super::buffers::{Chain, ChainError, walk};
+use super::iovecs::Iovecs;
 use crate::machine::memory::GuestRam;
 use std::num::Wrapping;
 use std::sync::atomic::{Ordering, fence};
@@ -66,6 +67,21 @@ pub enum QueueError {
     Memory(#[from] GuestMemoryError),
 }
 
+/// A descriptor chain whose buffers went into lists of ranges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// The first descriptor, by which the chain is given back.
+    pub head: u16,
+    /// How many bytes the device may read.
+    pub readable: u32,
+    /// How many ranges these are.
+    pub readable_parts: usize,
+    /// How many bytes the device may write.
+    pub writable: u32,
+    /// How many ranges these are.
+    pub writable_parts: usize,
+}
+
 /// A virtqueue in use.
 #[derive(Debug)]
 pub struct Queue {
@@ -123,6 +139,63 @@ impl Queue {
     /// # Errors
     /// [`QueueError`]; the queue is of no use afterwards.
     pub fn pop(&mut self, ram: &GuestRam) -> Result<Option<Chain>, QueueError> {
+        let Some(head) = self.next_head(ram)? else {
+            return Ok(None);
+        };
+        let chain = Chain::read(ram, self.descriptors, self.size, head)?;
+        self.taken(head)?;
+        Ok(Some(chain))
+    }
+
+    /// Takes the next available descriptor chain, if there is one, straight into lists for the kernel:
+    /// what the device may read is added to `readable`, what it may write to `writable`.
+    ///
+    /// # Errors
+    /// [`QueueError`]; the queue and the lists are of no use afterwards.
+    pub fn pop_into(
+        &mut self,
+        ram: &GuestRam,
+        readable: &mut Iovecs,
+        writable: &mut Iovecs,
+    ) -> Result<Option<Taken>, QueueError> {
+        let Some(head) = self.next_head(ram)? else {
+            return Ok(None);
+        };
+        let before = (readable.len(), writable.len());
+        let visit = |address, length, write| {
+            let list = if write {
+                &mut *writable
+            } else {
+                &mut *readable
+            };
+            list.push(ram, address, length)
+        };
+        let lengths = walk(ram, self.descriptors, self.size, head, visit)?;
+        self.taken(head)?;
+        Ok(Some(Taken {
+            head,
+            readable: lengths.0,
+            readable_parts: readable.len() - before.0,
+            writable: lengths.1,
+            writable_parts: writable.len() - before.1,
+        }))
+    }
+
+    /// How many descriptors the queue has, and so the most chains that the device can hold.
+    #[must_use]
+    pub fn size(&self) -> u16 {
+        self.size
+    }
+
+    /// Where the descriptor table, the available ring and the used ring are, for whoever works on them
+    /// instead.
+    #[must_use]
+    pub fn rings(&self) -> [GuestAddress; 3] {
+        [self.descriptors, self.available, self.used]
+    }
+
+    /// The head that the driver has made available next.
+    fn next_head(&self, ram: &GuestRam) -> Result<Option<u16>, QueueError> {
         let available = Wrapping(u16::from_le(
             ram.load(at(self.available, 2), Ordering::Acquire)?,
         ));
@@ -135,12 +208,15 @@ impl Queue {
         }
         let slot = u64::from(self.next_available.0 % self.size);
         let head = u16::from_le(ram.load(at(self.available, 4 + 2 * slot), Ordering::Relaxed)?);
-        let chain = Chain::read(ram, self.descriptors, self.size, head)?;
+        Ok(Some(head))
+    }
+
+    fn taken(&mut self, head: u16) -> Result<(), QueueError> {
         if !self.mark(head, true) {
             return Err(QueueError::InFlight(head));
         }
         self.next_available += 1;
-        Ok(Some(chain))
+        Ok(())
     }
 
     /// Takes back the chain that was popped last: it is the next one to be popped again.
@@ -154,6 +230,15 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Memory`].
     pub fn push_used(&mut self, ram: &GuestRam, head: u16, written: u32) -> Result<(), QueueError> {
+        self.put_used(ram, head, written)?;
+        self.publish_used(ram)
+    }
+
+    /// Puts a chain into the used ring, where the driver sees it after [`Queue::publish_used`].
+    ///
+    /// # Errors
+    /// [`QueueError::Memory`].
+    pub fn put_used(&mut self, ram: &GuestRam, head: u16, written: u32) -> Result<(), QueueError> {
         self.mark(head, false);
         let slot = u64::from(self.next_used.0 % self.size);
         let mut element = [0; 8];
@@ -162,6 +247,14 @@ impl Queue {
         length.copy_from_slice(&written.to_le_bytes());
         ram.write_slice(&element, at(self.used, 4 + 8 * slot))?;
         self.next_used += 1;
+        Ok(())
+    }
+
+    /// Shows the driver all that was put into the used ring.
+    ///
+    /// # Errors
+    /// [`QueueError::Memory`].
+    pub fn publish_used(&mut self, ram: &GuestRam) -> Result<(), QueueError> {
         ram.store(
             self.next_used.0.to_le(),
             at(self.used, 2),

@@ -223,6 +223,7 @@ impl Core {
         let queues: Option<Vec<Queue>> = self
             .queues
             .iter()
+            .take(self.device.queues_in_use(self.driver_features))
             .map(|layout| Queue::new(layout, &self.ram, event_idx).ok())
             .collect();
         match queues {

@@ -2,7 +2,7 @@
 //!
 //! It dials host port 1024 and says `ready`, then obeys a line at a time on guest port 5000, each
 //! answered by a line. Port 5001 echoes, 5002 counts what it is sent and answers after the end of
-//! it, 5003 sends as many bytes as it is asked for.
+//! it, 5003 sends as many bytes as it is asked for, 5004 answers how many bytes it was sent.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -32,6 +32,8 @@ unsafe extern "C" {
     fn accept(fd: i32, address: *mut Address, length: *mut u32) -> i32;
     fn connect(fd: i32, address: *const Address, length: u32) -> i32;
     fn shutdown(fd: i32, how: i32) -> i32;
+    fn sendto(fd: i32, bytes: *const u8, length: usize, flags: i32, to: *const u8, size: u32) -> isize;
+    fn setrlimit(resource: i32, limit: *const [u64; 2]) -> i32;
     fn ioctl(fd: i32, request: u64, argument: *mut u8) -> i32;
     fn reboot(command: i32) -> i32;
     fn mount(from: *const i8, to: *const i8, kind: *const i8, flags: u64, data: *const i8) -> i32;
@@ -121,6 +123,95 @@ fn send(stream: File) {
         }
         left -= part;
     }
+}
+
+fn drain(mut stream: File) {
+    let total = drained(&mut stream).unwrap_or(0);
+    let _ = writeln!(stream, "{total}");
+}
+
+fn drained(stream: &mut impl Read) -> std::io::Result<usize> {
+    let (mut bytes, mut total) = (vec![0; 256 * 1024], 0);
+    loop {
+        match stream.read(&mut bytes)? {
+            0 => return Ok(total),
+            count => total += count,
+        }
+    }
+}
+
+/// Sends over TCP for so many milliseconds.
+fn pour(to: &str, milliseconds: u64) -> std::io::Result<String> {
+    let mut stream = std::net::TcpStream::connect(to)?;
+    let end = std::time::Instant::now() + std::time::Duration::from_millis(milliseconds);
+    let bytes = vec![b'p'; 256 * 1024];
+    while std::time::Instant::now() < end {
+        stream.write_all(&bytes)?;
+    }
+    Ok("ok".to_owned())
+}
+
+/// Answers each byte over TCP by one.
+fn respond(to: &str) -> std::io::Result<String> {
+    let mut stream = std::net::TcpStream::connect(to)?;
+    stream.set_nodelay(true)?;
+    let mut byte = [0];
+    while stream.read(&mut byte)? == 1 {
+        stream.write_all(&byte)?;
+    }
+    Ok("ok".to_owned())
+}
+
+/// Reads a disk from its beginning to its end, past the page cache; answers bytes and microseconds.
+fn sequential(serial: &str) -> std::io::Result<String> {
+    const BLOCK: usize = 1 << 20;
+    let name = disk(serial).ok_or(std::io::ErrorKind::NotFound)?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .custom_flags(O_DIRECT)
+        .open(format!("/dev/{name}"))?;
+    let mut bytes = vec![0; BLOCK + 4096];
+    let start = bytes.as_ptr().align_offset(4096);
+    let part = &mut bytes[start..start + BLOCK];
+    let (began, mut total) = (std::time::Instant::now(), 0);
+    loop {
+        match file.read(part)? {
+            0 => return Ok(format!("{total} {}", began.elapsed().as_micros())),
+            count => total += count,
+        }
+    }
+}
+
+/// The connections of a flood.
+static HELD: std::sync::Mutex<Vec<File>> = std::sync::Mutex::new(Vec::new());
+
+/// Opens connections to a port of the host until one is refused, fills each until it takes no more, and
+/// keeps them. Answers how many there were and how many bytes they took.
+fn flood(port: u32) -> std::io::Result<String> {
+    const NOFILE: i32 = 7;
+    const DONTWAIT: i32 = 0x40;
+    // SAFETY: reads two numbers.
+    unsafe { setrlimit(NOFILE, &[4096, 4096]) };
+    let mut held = HELD.lock().unwrap();
+    let bytes = vec![b'z'; 64 * 1024];
+    let mut total = 0;
+    while let Ok(stream) = dial(port) {
+        let (fd, none) = (stream.as_raw_fd(), std::ptr::null());
+        // SAFETY: the bytes are there.
+        while let count @ 1.. = unsafe { sendto(fd, bytes.as_ptr(), bytes.len(), DONTWAIT, none, 0) } {
+            total += count;
+        }
+        held.push(stream);
+    }
+    Ok(format!("{} {total}", held.len()))
+}
+
+/// Opens this many connections to a port of the host, one after the other, and says something on each.
+fn knock(port: u32, count: u32) -> std::io::Result<String> {
+    for _ in 0..count {
+        dial(port)?.write_all(b"knock")?;
+    }
+    Ok("ok".to_owned())
 }
 
 fn disk(serial: &str) -> Option<String> {
@@ -279,7 +370,30 @@ fn obey(line: &str) -> std::io::Result<String> {
         }
         ["carrier"] => Ok(fs::read_to_string("/sys/class/net/eth0/carrier")?.trim().to_owned()),
         ["configure", last] => configure(last.parse().unwrap_or(0)),
-        ["tcp", to, count] => tcp(to, count.parse().unwrap_or(0)),
+        ["tcp", to, count, streams] => {
+            let (to, count) = (to.to_owned(), count.parse().unwrap_or(0));
+            let threads: Vec<_> = (0..streams.parse().unwrap_or(1))
+                .map(|_| {
+                    let to = to.clone();
+                    std::thread::spawn(move || tcp(&to, count))
+                })
+                .collect();
+            let answers = threads.into_iter().map(|thread| thread.join().unwrap());
+            Ok(answers.collect::<Result<Vec<_>, _>>()?.join(", "))
+        }
+        ["pour", to, milliseconds] => pour(to, milliseconds.parse().unwrap_or(0)),
+        ["respond", to] => respond(to),
+        ["drain", to] => Ok(drained(&mut std::net::TcpStream::connect(to)?)?.to_string()),
+        ["sequential", serial] => sequential(serial),
+        // How many receive and transmit queues the interface has.
+        ["queues"] => {
+            let names: Vec<_> = fs::read_dir("/sys/class/net/eth0/queues")?
+                .flatten()
+                .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                .collect();
+            let count = |kind: &str| names.iter().filter(|name| name.starts_with(kind)).count();
+            Ok(format!("{} {}", count("rx-"), count("tx-")))
+        }
         ["dial", port, text] => {
             let mut stream = dial(port.parse().unwrap_or(0))?;
             stream.write_all(text.as_bytes())?;
@@ -288,6 +402,12 @@ fn obey(line: &str) -> std::io::Result<String> {
             stream.read_to_string(&mut answer)?;
             Ok(answer)
         }
+        ["flood", port] => flood(port.parse().unwrap_or(0)),
+        ["let-go"] => {
+            HELD.lock().unwrap().clear();
+            Ok("ok".to_owned())
+        }
+        ["knock", port, count] => knock(port.parse().unwrap_or(0), count.parse().unwrap_or(0)),
         ["off"] => power(0x4321_fedc),
         ["reboot"] => power(0x0123_4567),
         ["panic"] => {
@@ -328,6 +448,7 @@ fn main() {
     serve(5001, echo);
     serve(5002, count);
     serve(5003, send);
+    serve(5004, drain);
     let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
     match dial(1024) {
         Ok(mut stream) => {

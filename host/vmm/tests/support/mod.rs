@@ -38,6 +38,8 @@ pub struct Shape {
     pub kernel: PathBuf,
     pub initrd: PathBuf,
     pub network: bool,
+    /// Whether the host's kernel moves the packets.
+    pub vhost_net: bool,
 }
 
 impl Shape {
@@ -56,6 +58,7 @@ impl Shape {
             kernel: images.kernel.clone(),
             initrd: images.initrd.clone(),
             network: false,
+            vhost_net: false,
         }
     }
 }
@@ -82,7 +85,7 @@ impl Images {
 }
 
 /// An initramfs with nothing but `/init` and the directories that it needs.
-fn cpio(init: &[u8]) -> Vec<u8> {
+pub fn cpio(init: &[u8]) -> Vec<u8> {
     let mut archive = Vec::new();
     let mut entry = |name: &str, mode: u32, data: &[u8]| {
         let fields = [0, mode, 0, 0, 1, 0, data.len() as u32, 0, 0, 5, 1];
@@ -138,6 +141,17 @@ impl Vm {
             .unwrap();
         let kernel = File::open(&shape.kernel).unwrap();
         let initrd = File::open(&shape.initrd).unwrap();
+        let mut fds: Vec<OwnedFd> = vec![
+            kvm.into(),
+            kernel.into(),
+            initrd.into(),
+            control_listener,
+            vsock_listener,
+        ];
+        if shape.vhost_net {
+            let pairs = bulkhead_vmm_api::queue_pairs(shape.vcpus);
+            fds.extend((0..pairs).map(|_| vhost_net()));
+        }
         let started = Instant::now();
         let child = spawn(
             |fds| VmmConfig {
@@ -152,17 +166,12 @@ impl Vm {
                 read_only_slots: shape.read_only_slots,
                 read_write_slots: shape.read_write_slots,
                 network: shape.network,
+                vhost_net_fds: fds[5..].to_vec(),
                 uid: user(),
                 gid: user(),
                 network_namespace_fd: None,
             },
-            vec![
-                kvm.into(),
-                kernel.into(),
-                initrd.into(),
-                control_listener,
-                vsock_listener,
-            ],
+            fds,
         );
         Self {
             child,
@@ -289,6 +298,12 @@ impl Vm {
         (own, guest)
     }
 
+    /// How many descriptors the VMM has open.
+    pub fn open_files(&self) -> usize {
+        let path = format!("/proc/{}/fd", self.child.id());
+        std::fs::read_dir(path).unwrap().count()
+    }
+
     /// How often the guest was left, by kind; nothing where debugfs is not mounted.
     pub fn exits(&self) -> String {
         let prefix = format!("{}-", self.child.id());
@@ -339,21 +354,60 @@ impl Drop for Vm {
     }
 }
 
-/// A new tap device as the daemon makes it.
-pub fn tap(name: &str) -> File {
-    let tap = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/net/tun")
-        .unwrap();
-    let mut request = [0_u8; 40];
-    request[..name.len()].copy_from_slice(name.as_bytes());
-    // IFF_TAP, IFF_NO_PI, IFF_VNET_HDR.
-    request[16..18].copy_from_slice(&0x5002_u16.to_le_bytes());
-    // SAFETY: TUNSETIFF on a `struct ifreq` of 40 bytes.
-    let result = unsafe { libc::ioctl(tap.as_raw_fd(), 0x4004_54ca, request.as_mut_ptr()) };
-    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
-    tap
+/// A new tap device as the daemon makes it, in this many queues.
+pub fn tap(name: &str, queues: usize) -> Vec<File> {
+    // IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, and IFF_MULTI_QUEUE.
+    let flags = 0x5002_u16 | if queues > 1 { 0x100 } else { 0 };
+    (0..queues)
+        .map(|_| {
+            let tap = File::options()
+                .read(true)
+                .write(true)
+                .open("/dev/net/tun")
+                .unwrap();
+            let mut request = [0_u8; 40];
+            request[..name.len()].copy_from_slice(name.as_bytes());
+            request[16..18].copy_from_slice(&flags.to_le_bytes());
+            // SAFETY: TUNSETIFF on a `struct ifreq` of 40 bytes.
+            let result = unsafe { libc::ioctl(tap.as_raw_fd(), 0x4004_54ca, request.as_mut_ptr()) };
+            assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+            tap
+        })
+        .collect()
+}
+
+/// A freshly opened `/dev/vhost-net`, whose module is loaded if need be.
+fn vhost_net() -> OwnedFd {
+    let path = "/dev/vhost-net";
+    if !Path::new(path).exists() {
+        let status = Command::new("modprobe").arg("vhost_net").status();
+        assert!(status.unwrap().success(), "vhost_net cannot be loaded");
+    }
+    let options = File::options().read(true).write(true).open(path);
+    options.unwrap().into()
+}
+
+/// Gives an interface of the host an address and brings it up.
+pub fn configure(name: &str, address: &str) {
+    for arguments in [
+        format!("addr add {address} dev {name}"),
+        format!("link set {name} up"),
+    ] {
+        let status = Command::new("ip").args(arguments.split(' ')).status();
+        assert!(status.unwrap().success());
+    }
+}
+
+/// Waits until something is so.
+pub fn eventually(what: &str, is: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is() {
+        assert!(
+            start.elapsed() < PATIENCE,
+            "not within {PATIENCE:?}: {what}"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Commands for the test's init.
@@ -435,7 +489,8 @@ pub fn spawn_raw(json: &[u8], fds: Vec<OwnedFd>) -> Child {
 fn vmm_path() -> PathBuf {
     match std::env::var_os("BULKHEAD_VMM") {
         Some(path) => path.into(),
-        None => Path::new(env!("CARGO_BIN_EXE_bulkhead-vmm")).to_owned(),
+        // Cargo says where it is to tests of this package.
+        None => Path::new(option_env!("CARGO_BIN_EXE_bulkhead-vmm").unwrap_or_default()).to_owned(),
     }
 }
 

@@ -1,52 +1,51 @@
 //! virtio-net (virtio 1.2, 5.1): the network interface, with a tap of the host bound later.
 //!
 //! Until [`Net::bind`] the link is down and what the guest sends is dropped. The tap carries the same
-//! header as the queues (IFF_VNET_HDR, 12 bytes), so segmentation and checksum offloads pass through
-//! without being looked at here; the host's kernel checks them. The interface has no address of its
-//! own: which one it gets is the pod's business, not the machine's.
+//! header as the queues (IFF_VNET_HDR, 12 bytes), so segmentation and checksum offloads pass through; the
+//! guest's headers are checked on the way. The interface has no address of its own: which one it gets is
+//! the pod's business, not the machine's.
 //!
-//! A packet from the guest goes to the tap straight from its buffers. One for the guest is read into
-//! a buffer first, since its length decides how many of the guest's buffers it takes (5.1.6.4).
+//! ```text
+//!  guest   receive 0  transmit 0   receive 1  transmit 1   ...   control
+//!               \      /                \      /                 /
+//!  thread        pair 0 ----------------------------------------
+//!                  |                    pair 1
+//!  tap          queue 0                 queue 1            ...
+//! ```
 
+mod control;
+mod features;
+mod header;
+mod limits;
+mod pair;
+mod receive;
 mod tap;
+mod transmit;
+mod vhost;
 
 use crate::devices::counters::Counters;
 use crate::error::Error;
-use crate::events::Events;
 use crate::machine::memory::GuestRam;
 use crate::sync::lock;
-use crate::virtio::buffers::{Call, Chain};
 use crate::virtio::notify::Notifier;
 use crate::virtio::queue::{Queue, QueueError};
 use crate::virtio::{Device, copy_config};
-use std::os::fd::{AsFd, OwnedFd};
+use bulkhead_vmm_api::{DeviceCounters, NetworkLimits};
+use limits::Limits;
+use pair::Pair;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use tap::Tap;
 pub use tap::TapError;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 const ID: u32 = 1;
-const RX: u16 = 0;
-const TX: u16 = 1;
-const QUEUE_SIZES: &[u16] = &[256, 256];
-/// `struct virtio_net_hdr_v1` (5.1.6).
-const HEADER: u32 = 12;
-/// Where the header says how many buffers the packet takes.
-const NUM_BUFFERS: usize = 10;
-/// The longest packet with its header: what a segmentation offload can make.
-const MAX_PACKET: u32 = HEADER + 14 + 65_535;
-/// The most packets each way before other devices get their turn.
-const TURN: usize = 128;
-
-// Features (5.1.3).
-const F_CSUM: u64 = 1 << 0;
-pub(super) const F_GUEST_CSUM: u64 = 1 << 1;
-pub(super) const F_GUEST_TSO4: u64 = 1 << 7;
-pub(super) const F_GUEST_TSO6: u64 = 1 << 8;
-const F_HOST_TSO4: u64 = 1 << 11;
-const F_HOST_TSO6: u64 = 1 << 12;
-const F_MRG_RXBUF: u64 = 1 << 15;
-const F_STATUS: u64 = 1 << 16;
+const QUEUE_SIZE: u16 = 256;
+/// The control queue has one command at a time.
+const CONTROL_SIZE: u16 = 16;
+/// The most commands of the control queue before packets get their turn.
+const CONTROL_TURN: usize = 16;
 /// VIRTIO_NET_S_LINK_UP.
 const LINK_UP: u16 = 1;
 
@@ -55,236 +54,218 @@ const LINK_UP: u16 = 1;
 pub struct Net {
     ram: GuestRam,
     notifier: Arc<Notifier>,
-    kick: EventFd,
+    pairs: Vec<Pair>,
+    uses_vhost: bool,
+    queue_sizes: Vec<u16>,
+    offered: u64,
     link: AtomicBool,
+    control_kick: EventFd,
+    /// The control queue stands where the second pair's would, for the driver uses one pair only.
+    control_second: AtomicBool,
     state: Mutex<State>,
-    counters: Counters,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    tap: Option<OwnedFd>,
-    queues: Option<(Queue, Queue)>,
+    tap: Tap,
     features: u64,
-    /// The tap may have something to read.
-    readable: bool,
-    /// A packet for the guest, read from the tap; empty when there is none.
-    packet: Vec<u8>,
+    /// How many pairs the driver uses.
+    active: usize,
+    control: Option<ControlQueue>,
+}
+
+#[derive(Debug)]
+struct ControlQueue {
+    queue: Queue,
+    number: u16,
 }
 
 impl Net {
-    /// An interface without a tap.
+    /// An interface with this many pairs of queues, 1 to [`bulkhead_vmm_api::MAX_QUEUE_PAIRS`], and
+    /// without a tap. With an open `/dev/vhost-net` for each pair the host's kernel moves the packets.
     ///
     /// # Errors
     /// [`Error::Host`].
-    pub fn new(ram: GuestRam, notifier: Arc<Notifier>) -> Result<Self, Error> {
+    pub fn new(
+        ram: GuestRam,
+        notifier: Arc<Notifier>,
+        pairs: usize,
+        vhost: Vec<OwnedFd>,
+    ) -> Result<Self, Error> {
+        let uses_vhost = !vhost.is_empty();
+        let mut vhost = vhost.into_iter();
+        let control_kick =
+            EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(Error::host("create an eventfd"))?;
+        let mut queue_sizes = vec![QUEUE_SIZE; 2 * pairs];
+        if pairs > 1 {
+            queue_sizes.push(CONTROL_SIZE);
+        }
+        let pairs = (0..pairs)
+            .map(|index| Pair::new(ram.clone(), Arc::clone(&notifier), index, vhost.next()))
+            .collect::<Result<Vec<_>, _>>()?;
+        if let Some(first) = pairs.first() {
+            first.watch_control(&control_kick)?;
+        }
         Ok(Self {
             ram,
             notifier,
-            kick: EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)
-                .map_err(Error::host("create an eventfd"))?,
+            offered: features::offered(pairs.len(), features::host_segments_udp()),
+            pairs,
+            uses_vhost,
+            queue_sizes,
             link: AtomicBool::new(false),
+            control_kick,
+            control_second: AtomicBool::new(false),
             state: Mutex::default(),
-            counters: Counters::default(),
         })
     }
 
-    /// What the device has done; `requests` are packets.
+    /// How many pairs of queues there are, each of which wants a thread that calls [`Net::turn`].
     #[must_use]
-    pub fn counters(&self) -> &Counters {
-        &self.counters
+    pub fn pairs(&self) -> usize {
+        self.pairs.len()
     }
 
-    /// Puts a tap behind the interface and brings the link up.
+    /// Whether the host's kernel moves the packets.
+    #[must_use]
+    pub fn uses_vhost(&self) -> bool {
+        self.uses_vhost
+    }
+
+    /// What the device has done; requests are packets. Those that vhost-net moves are not counted.
+    #[must_use]
+    pub fn counters(&self, device: &str) -> DeviceCounters {
+        Counters::sum(self.pairs.iter().map(|pair| &pair.counters), device)
+    }
+
+    /// Puts a tap behind the interface, as one queue or as several, and brings the link up. With fewer
+    /// queues than pairs the later pairs only send. Limits are for all pairs together.
     ///
     /// # Errors
-    /// [`TapError`]; nothing has changed then.
-    pub fn bind(self: &Arc<Self>, tap: OwnedFd, events: &Events) -> Result<(), TapError> {
-        tap::check(tap.as_fd())?;
+    /// [`TapError`]; the interface has no tap then.
+    pub fn bind(&self, queues: Vec<OwnedFd>, limits: &NetworkLimits) -> Result<(), TapError> {
+        let (count, most) = (queues.len(), self.pairs.len());
+        if count == 0 || count > most {
+            return Err(TapError::Count { count, most });
+        }
+        let limited = [limits.ingress, limits.egress];
+        let mut rates = limited
+            .iter()
+            .flat_map(|way| [way.ops, way.bytes])
+            .flatten();
+        if !rates.all(|rate| rate.is_valid()) {
+            return Err(TapError::Limits);
+        }
+        if self.uses_vhost && !limits.is_none() {
+            return Err(TapError::Unlimited);
+        }
         let mut state = lock(&self.state);
-        if state.tap.is_some() {
+        if !state.tap.is_empty() {
             return Err(TapError::NotEmpty);
         }
-        tap::set_offloads(tap.as_fd(), state.features)?;
-        let net = Arc::clone(self);
-        events
-            .add_edge(tap.as_fd(), Arc::new(move || net.tap_readable()))
-            .map_err(TapError::Host)?;
-        state.tap = Some(tap);
-        state.readable = true;
+        let mut tap = Tap::new(queues)?;
+        tap.set_offloads(state.features)?;
+        tap.use_queues(state.active)?;
+        self.connect(&tap, limits)?;
+        state.tap = tap;
         drop(state);
         self.notifier
             .change_config(|| self.link.store(true, Ordering::SeqCst));
-        let _ = self.kick.write(1);
         Ok(())
     }
 
-    /// Puts any socket in the place of the tap.
-    #[cfg(fuzzing)]
-    pub fn bind_socket(&self, socket: OwnedFd) {
-        lock(&self.state).tap = Some(socket);
+    fn connect(&self, tap: &Tap, limits: &NetworkLimits) -> Result<(), TapError> {
+        let limits = Arc::new(Limits::new(limits));
+        for (index, pair) in self.pairs.iter().enumerate() {
+            if let Some((queue, own)) = tap.of_pair(index) {
+                pair.bind(queue, own, Arc::clone(&limits))
+                    .map_err(TapError::Host)?;
+            }
+        }
+        Ok(())
     }
 
-    /// The tap has packets.
-    pub fn tap_readable(&self) {
-        lock(&self.state).readable = true;
-        self.serve();
+    /// Puts any sockets in the place of the tap.
+    #[cfg(any(test, fuzzing))]
+    pub fn bind_sockets(
+        &self,
+        sockets: Vec<OwnedFd>,
+        limits: &NetworkLimits,
+    ) -> Result<(), TapError> {
+        self.connect(&Tap::unchecked(sockets), limits)
     }
 
-    /// Moves packets both ways as long as there are any, within a turn.
-    pub fn serve(&self) {
-        let _ = self.kick.read();
+    /// Waits for work of pair number `index` if it is to `block`, and does it within a turn. Answers
+    /// whether there may be more.
+    ///
+    /// # Errors
+    /// [`Error::Host`].
+    pub fn turn(&self, index: usize, block: bool) -> Result<bool, Error> {
+        let Some(pair) = self.pairs.get(index) else {
+            return Ok(false);
+        };
+        let mut more = false;
+        let woken = pair.wait(block)?;
+        // What is notified as the second pair's may be the control queue.
+        let moved = woken.kick && index == 1 && self.control_second.load(Ordering::SeqCst);
+        if woken.control || moved {
+            more = self.serve_control();
+        }
+        Ok(pair.serve() || more)
+    }
+
+    /// Obeys the control queue, within a turn; answers whether there may be more in it.
+    fn serve_control(&self) -> bool {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
-        let Some((mut rx, mut tx)) = state.queues.take() else {
-            return;
+        let Some(mut control) = state.control.take() else {
+            return false;
         };
-        match self.turn(state, &mut rx, &mut tx) {
-            Ok(finished) => {
-                state.queues = Some((rx, tx));
-                if !finished {
-                    let _ = self.kick.write(1);
+        match self.obey(state, &mut control) {
+            Ok(more) => {
+                state.control = Some(control);
+                if more {
+                    let _ = self.control_kick.write(1);
                 }
+                more
             }
             Err(_) => {
                 drop(guard);
-                self.counters.failed();
                 self.notifier.ask_for_reset();
+                false
             }
         }
     }
 
-    /// Answers whether there is nothing left to do.
-    fn turn(&self, state: &mut State, rx: &mut Queue, tx: &mut Queue) -> Result<bool, QueueError> {
-        let mut finished = false;
-        for _ in 0..TURN {
-            let sent = self.transmit(state, tx)?;
-            let received = self.receive(state, rx)?;
-            if !sent && !received {
-                finished = true;
-                break;
-            }
-        }
-        for (index, queue) in [(RX, rx), (TX, tx)] {
-            if queue.wants_interrupt(&self.ram)? {
-                self.notifier.used(index);
-            }
-        }
-        Ok(finished)
-    }
-
-    /// Takes one packet from the guest; `false` when there is none.
-    fn transmit(&self, state: &State, queue: &mut Queue) -> Result<bool, QueueError> {
-        let Some(chain) = queue.pop(&self.ram)? else {
-            return queue.set_notifications(&self.ram, true);
-        };
-        let length = chain.readable.len();
-        if length < HEADER {
-            return Err(QueueError::Layout);
-        }
-        if let Some(tap) = &state.tap {
-            let sent = length <= MAX_PACKET
-                && chain
-                    .readable
-                    .vectored(&self.ram, tap.as_fd(), Call::Write)
-                    .is_ok();
-            if sent {
-                self.counters.served(u64::from(length - HEADER));
-            } else {
-                // Too long, or the host's kernel does not like its header: dropped, as on a wire.
-                self.counters.failed();
-            }
-        }
-        queue.push_used(&self.ram, chain.head, 0)?;
-        Ok(true)
-    }
-
-    /// Gives one packet to the guest; `false` when there is none or no room for it.
-    fn receive(&self, state: &mut State, queue: &mut Queue) -> Result<bool, QueueError> {
-        if state.packet.is_empty() && !read_packet(state) {
-            return Ok(false);
-        }
-        let mergeable = state.features & F_MRG_RXBUF != 0;
-        let mut chains: Vec<Chain> = Vec::new();
-        let mut room = 0;
-        while room < state.packet.len() {
-            if !mergeable && !chains.is_empty() {
-                // It does not fit into a buffer, and may not take two.
-                put_back(queue, &chains);
-                state.packet.clear();
-                self.counters.failed();
-                return Ok(true);
-            }
-            let Some(chain) = queue.pop(&self.ram)? else {
-                // Asked before anything is put back: the notification is wanted for new buffers.
+    fn obey(&self, state: &mut State, control: &mut ControlQueue) -> Result<bool, QueueError> {
+        let queue = &mut control.queue;
+        let mut more = true;
+        for _ in 0..CONTROL_TURN {
+            let Some(mut chain) = queue.pop(&self.ram)? else {
                 if queue.set_notifications(&self.ram, true)? {
                     continue;
                 }
-                // The packet waits for them.
-                put_back(queue, &chains);
-                return Ok(false);
+                more = false;
+                break;
             };
-            if chain.writable.is_empty() {
-                return Err(QueueError::Layout);
-            }
-            room += chain.writable.len() as usize;
-            chains.push(chain);
+            let features = state.features;
+            let set = |count| self.set_pairs(state, usize::from(count));
+            let written = control::obey(&self.ram, &mut chain, features, set)?;
+            queue.push_used(&self.ram, chain.head, written)?;
         }
-        self.deliver(state, queue, chains)?;
-        Ok(true)
+        if queue.wants_interrupt(&self.ram)? {
+            self.notifier.used(control.number);
+        }
+        Ok(more)
     }
 
-    /// Copies the packet into buffers that have room for it.
-    fn deliver(
-        &self,
-        state: &mut State,
-        queue: &mut Queue,
-        chains: Vec<Chain>,
-    ) -> Result<(), QueueError> {
-        // At most the queue's size.
-        let count = (chains.len() as u16).to_le_bytes();
-        if let Some(field) = state.packet.get_mut(NUM_BUFFERS..NUM_BUFFERS + 2) {
-            field.copy_from_slice(&count);
+    fn set_pairs(&self, state: &mut State, count: usize) -> bool {
+        if count == 0 || count > self.pairs.len() || state.tap.use_queues(count).is_err() {
+            return false;
         }
-        let mut rest = state.packet.as_slice();
-        for mut chain in chains {
-            let length = rest.len().min(chain.writable.len() as usize);
-            let (now, later) = rest.split_at(length);
-            if chain.writable.write(&self.ram, now).is_err() {
-                return Err(QueueError::Layout);
-            }
-            // At most MAX_PACKET.
-            queue.push_used(&self.ram, chain.head, length as u32)?;
-            rest = later;
-        }
-        let length = state.packet.len() as u64;
-        self.counters.served(length - u64::from(HEADER));
-        state.packet.clear();
-        Ok(())
+        state.active = count;
+        true
     }
-}
-
-fn put_back(queue: &mut Queue, chains: &[Chain]) {
-    for chain in chains.iter().rev() {
-        queue.undo_pop(chain);
-    }
-}
-
-/// Reads a packet from the tap; `false` when there is none.
-fn read_packet(state: &mut State) -> bool {
-    while let Some(tap) = state.tap.as_ref().filter(|_| state.readable) {
-        state.packet.resize(MAX_PACKET as usize, 0);
-        let result = rustix::io::retry_on_intr(|| rustix::io::read(tap, &mut *state.packet));
-        // Errors other than EAGAIN (the device is down, say) are followed by an event as well.
-        let length = result.unwrap_or(0);
-        if length >= HEADER as usize {
-            state.packet.truncate(length);
-            return true;
-        }
-        state.packet.clear();
-        state.readable = length > 0;
-    }
-    false
 }
 
 impl Device for Net {
@@ -293,44 +274,81 @@ impl Device for Net {
     }
 
     fn features(&self) -> u64 {
-        let transmit = F_CSUM | F_HOST_TSO4 | F_HOST_TSO6;
-        let receive = F_GUEST_CSUM | F_GUEST_TSO4 | F_GUEST_TSO6 | F_MRG_RXBUF;
-        transmit | receive | F_STATUS
+        self.offered
     }
 
-    fn queue_sizes(&self) -> &'static [u16] {
-        QUEUE_SIZES
+    fn queue_sizes(&self) -> &[u16] {
+        &self.queue_sizes
     }
 
-    /// `struct virtio_net_config` (5.1.4): six bytes of address that is not offered, then the status.
+    /// Without VIRTIO_NET_F_MQ there is one pair, and the control queue comes behind it (5.1.2).
+    fn queues_in_use(&self, features: u64) -> usize {
+        let pairs = match features & features::MQ {
+            0 => 1,
+            _ => self.pairs.len(),
+        };
+        2 * pairs + usize::from(features & features::CTRL_VQ != 0)
+    }
+
+    /// `struct virtio_net_config` (5.1.4): six bytes of address that is not offered, the status, and the
+    /// number of pairs.
     fn read_config(&self, offset: usize, data: &mut [u8]) {
         let up = self.link.load(Ordering::SeqCst);
-        let [low, high] = if up { LINK_UP } else { 0 }.to_le_bytes();
-        copy_config(&[0, 0, 0, 0, 0, 0, low, high], offset, data);
+        let [s0, s1] = if up { LINK_UP } else { 0 }.to_le_bytes();
+        let [p0, p1] = (self.pairs.len() as u16).to_le_bytes();
+        copy_config(&[0, 0, 0, 0, 0, 0, s0, s1, p0, p1], offset, data);
     }
 
     fn activate(&self, queues: Vec<Queue>, features: u64) {
         let mut state = lock(&self.state);
         state.features = features;
-        if let Some(tap) = &state.tap {
-            // The tap has taken the same call before, and an offload too few harms nobody.
-            let _ = tap::set_offloads(tap.as_fd(), features);
-        }
+        // The driver begins with one pair (5.1.6.5.5).
+        state.active = 1;
+        // The tap has taken the same calls before, and an offload too few harms nobody.
+        let _ = state.tap.set_offloads(features);
+        let _ = state.tap.use_queues(1);
+        let count = queues.len() as u16;
+        let second = count == 3 && self.pairs.len() > 1;
+        self.control_second.store(second, Ordering::SeqCst);
         let mut queues = queues.into_iter();
-        if let (Some(rx), Some(tx)) = (queues.next(), queues.next()) {
-            state.queues = Some((rx, tx));
+        let mut pairs = self.pairs.iter();
+        while let (Some(first), second) = (queues.next(), queues.next()) {
+            match (second, pairs.next()) {
+                (Some(second), Some(pair)) => pair.activate(first, second, features),
+                (None, _) => {
+                    state.control = Some(ControlQueue {
+                        queue: first,
+                        number: count - 1,
+                    });
+                    let _ = self.control_kick.write(1);
+                }
+                _ => {}
+            }
         }
     }
 
     fn reset(&self) {
         let mut state = lock(&self.state);
-        state.queues = None;
         state.features = 0;
-        state.packet = Vec::new();
+        state.active = 0;
+        state.control = None;
+        drop(state);
+        for pair in &self.pairs {
+            pair.reset();
+        }
     }
 
     fn kick(&self) -> &EventFd {
-        &self.kick
+        &self.control_kick
+    }
+
+    fn kick_of(&self, queue: u16) -> &EventFd {
+        let pair = self.pairs.get(usize::from(queue / 2));
+        match (pair, queue % 2) {
+            (Some(pair), 0) => &pair.receive_kick,
+            (Some(pair), _) => &pair.transmit_kick,
+            (None, _) => &self.control_kick,
+        }
     }
 }
 

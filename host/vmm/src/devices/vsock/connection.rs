@@ -8,8 +8,8 @@
 //! take at once waits in the outbox, which the guest cannot fill beyond the credit it was given.
 
 use super::packet::{GUEST_CID, HOST_CID, Header, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, STREAM, op};
-use crate::machine::memory::GuestRam;
-use crate::virtio::buffers::{Buffers, Call};
+use super::rooms::Rooms;
+use crate::virtio::iovecs::Iovecs;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown};
 use std::collections::VecDeque;
@@ -17,12 +17,8 @@ use std::io;
 use std::num::Wrapping;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// The buffer that the guest is told of, and the outbox's cap.
-pub const CREDIT: u32 = 64 * 1024;
-/// The guest is told of room again when so much has been freed.
-const CREDIT_STEP: u32 = CREDIT / 4;
-/// The most data in one packet to the guest.
-const MAX_DATA: u32 = 64 * 1024;
+/// The guest is told of room again when a part of the buffer has been freed, one of so many.
+const CREDIT_STEPS: u32 = 4;
 
 /// How far a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +48,8 @@ pub struct Connection {
     stream: OwnedFd,
     host_port: u32,
     guest_port: u32,
+    /// The buffer that the guest is told of, and the outbox's cap.
+    buffer: u32,
     state: State,
     /// A REQUEST or RESPONSE that the guest has not been sent yet.
     opening: Option<u16>,
@@ -82,13 +80,14 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection that the host opens.
+    /// A connection that the host opens, with a buffer of so many bytes for what the guest sends.
     #[must_use]
-    pub fn to_guest(stream: OwnedFd, host_port: u32, guest_port: u32) -> Self {
+    pub fn to_guest(stream: OwnedFd, host_port: u32, guest_port: u32, buffer: u32) -> Self {
         Self {
             stream,
             host_port,
             guest_port,
+            buffer,
             state: State::Connecting,
             opening: Some(op::REQUEST),
             credit_asked: false,
@@ -110,8 +109,8 @@ impl Connection {
 
     /// A connection that the guest has opened with this REQUEST.
     #[must_use]
-    pub fn from_guest(stream: OwnedFd, request: &Header) -> Self {
-        let mut connection = Self::to_guest(stream, request.dst_port, request.src_port);
+    pub fn from_guest(stream: OwnedFd, request: &Header, buffer: u32) -> Self {
+        let mut connection = Self::to_guest(stream, request.dst_port, request.src_port, buffer);
         connection.state = State::Open;
         connection.opening = Some(op::RESPONSE);
         connection.readable = true;
@@ -137,6 +136,24 @@ impl Connection {
         &self.stream
     }
 
+    /// The size of its buffer.
+    #[must_use]
+    pub fn buffer(&self) -> u32 {
+        self.buffer
+    }
+
+    /// How many bytes wait for the host's socket to take them.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.outbox.len()
+    }
+
+    /// Whether something waits for the host's socket to take it.
+    #[must_use]
+    pub fn is_congested(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
     /// Whether there is nothing left to do for the host either.
     #[must_use]
     pub fn drained(&self) -> bool {
@@ -149,12 +166,12 @@ impl Connection {
     }
 
     /// A packet for this connection came from the guest.
-    pub fn packet(&mut self, ram: &GuestRam, header: &Header, data: &mut Buffers) -> Next {
+    pub fn packet(&mut self, header: &Header, data: &mut Iovecs) -> Next {
         self.learn_credit(header);
         match (header.op, self.state) {
             (op::RESPONSE, State::Connecting) => self.accepted(),
             (op::RST, _) => Next::Close,
-            (op::RW, State::Open) if !self.guest_done => self.data(ram, data),
+            (op::RW, State::Open) if !self.guest_done => self.data(header.len, data),
             (op::CREDIT_UPDATE, State::Open) => Next::Continue,
             (op::CREDIT_REQUEST, State::Open) => {
                 self.credit_asked = true;
@@ -183,7 +200,7 @@ impl Connection {
             match rustix::net::send(&self.stream, front, SendFlags::NOSIGNAL) {
                 Ok(sent) => {
                     self.outbox.drain(..sent.min(self.outbox.len()));
-                    // At most CREDIT bytes were in the outbox.
+                    // No more than the buffer was in the outbox.
                     self.forwarded += sent as u32;
                 }
                 Err(Errno::INTR) => {}
@@ -214,9 +231,9 @@ impl Connection {
         }
     }
 
-    /// Makes the next packet for the guest, its data read from the socket into `room`; `None` when
-    /// there is none after all.
-    pub fn fill(&mut self, ram: &GuestRam, room: &Buffers) -> Option<Header> {
+    /// Makes the next packet for the guest, its data read from the socket into `rooms`, where it may take
+    /// several; `None` when there is none after all.
+    pub fn fill(&mut self, rooms: &mut Rooms) -> Option<Header> {
         if self.state == State::Draining {
             return None;
         }
@@ -226,7 +243,7 @@ impl Connection {
         if self.state == State::Connecting {
             return None;
         }
-        if let Some(length) = self.read(ram, room) {
+        if let Some(length) = self.read(rooms) {
             self.sent += length;
             let mut header = self.header(op::RW);
             header.len = length;
@@ -253,24 +270,22 @@ impl Connection {
             dst_port: self.guest_port,
             kind: STREAM,
             op,
-            buf_alloc: CREDIT,
+            buf_alloc: self.buffer,
             fwd_cnt: self.forwarded.0,
             ..Header::default()
         }
     }
 
     /// Reads from the socket into the guest's buffers, as far as it has given credit.
-    fn read(&mut self, ram: &GuestRam, room: &Buffers) -> Option<u32> {
+    fn read(&mut self, rooms: &mut Rooms) -> Option<u32> {
         if !self.readable || self.host_done {
             return None;
         }
-        let length = room.len().min(self.credit()).min(MAX_DATA);
-        if length == 0 {
+        let credit = self.credit();
+        if credit == 0 {
             return None;
         }
-        // A copy: when there is nothing to read, the room is the next connection's.
-        let part = room.clone().take_front(length);
-        match part.vectored(ram, self.stream.as_fd(), Call::Read) {
+        match rooms.read(self.stream.as_fd(), credit) {
             Ok(0) => self.host_done = true,
             Ok(count) => return Some(count),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
@@ -294,7 +309,7 @@ impl Connection {
     }
 
     fn owes_credit(&self) -> bool {
-        !self.guest_done && (self.forwarded - self.told).0 >= CREDIT_STEP
+        !self.guest_done && (self.forwarded - self.told).0 >= self.buffer / CREDIT_STEPS
     }
 
     fn shutdown_flags(&self) -> u32 {
@@ -317,33 +332,33 @@ impl Connection {
         }
     }
 
-    fn data(&mut self, ram: &GuestRam, data: &mut Buffers) -> Next {
-        let length = data.len();
+    fn data(&mut self, length: u32, data: &mut Iovecs) -> Next {
         let waiting = (self.received - self.forwarded).0;
-        if length > CREDIT.saturating_sub(waiting) {
+        if length > self.buffer.saturating_sub(waiting) {
             // The guest disregards the credit that it was given (5.10.6.3).
             return Next::Reset;
         }
         self.received += length;
+        let mut left = length;
         if self.outbox.is_empty() && !self.host_deaf && length > 0 {
-            match data.vectored(ram, self.stream.as_fd(), Call::Write) {
+            match data.write(self.stream.as_fd()) {
                 Ok(count) => {
-                    data.take_front(count);
-                    self.forwarded += count;
+                    data.drop_bytes(count);
+                    // No more than `length`.
+                    self.forwarded += count as u32;
+                    left -= count as u32;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => self.go_deaf(),
             }
         }
         if self.host_deaf {
-            self.forwarded += data.len();
+            self.forwarded += left;
             return Next::Continue;
         }
-        if !data.is_empty() {
-            let mut rest = vec![0; data.len() as usize];
-            if data.read(ram, &mut rest).is_err() {
-                return Next::Reset;
-            }
+        if left > 0 {
+            let mut rest = vec![0; left as usize];
+            data.copy_out(0, &mut rest);
             self.outbox.extend(rest);
         }
         Next::Continue
@@ -370,7 +385,7 @@ impl Connection {
     /// The host's socket takes no more: what waits is dropped, and counts as forwarded.
     fn go_deaf(&mut self) {
         self.host_deaf = true;
-        // At most CREDIT bytes are in the outbox.
+        // No more than the buffer is in the outbox.
         self.forwarded += self.outbox.len() as u32;
         self.outbox = VecDeque::new();
     }

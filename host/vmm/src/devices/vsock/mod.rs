@@ -1,22 +1,27 @@
 //! virtio-vsock (virtio 1.2, 5.10): streams between the guest and Unix sockets of the host.
 //!
 //! [`muxer`] knows the connections, [`connection`] one of them, [`handshake`] how the host opens one,
-//! [`packet`] the headers. What is here moves packets between them and the virtqueues.
+//! [`packet`] the headers, [`rooms`] where packets for the guest go, [`pool`] how much memory all of it may
+//! take. What is here moves packets between them and the virtqueues.
 
 pub mod connection;
 pub mod handshake;
 pub mod muxer;
 pub mod packet;
+pub mod pool;
+pub mod rooms;
 
 use crate::devices::counters::Counters;
 use crate::error::Error;
 use crate::machine::memory::GuestRam;
 use crate::sync::lock;
+use crate::virtio::iovecs::Iovecs;
 use crate::virtio::notify::Notifier;
 use crate::virtio::queue::{Queue, QueueError};
 use crate::virtio::{Device, copy_config};
 use muxer::Muxer;
 use packet::{GUEST_CID, HEADER, Header};
+use rooms::Rooms;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -27,7 +32,7 @@ const TX: u16 = 1;
 /// Receive, transmit, event. Linux fills the whole receive queue with pages of 4 KiB at boot.
 const QUEUE_SIZES: &[u16] = &[128, 128, 4];
 /// The most packets each way before other devices get their turn.
-const TURN: usize = 256;
+const TURN: usize = 64;
 
 /// The vsock device.
 #[derive(Debug)]
@@ -49,8 +54,11 @@ struct State {
 
 #[derive(Debug)]
 struct Queues {
-    rx: Queue,
+    rooms: Rooms,
     tx: Queue,
+    /// The packet that is being looked at.
+    packet: Iovecs,
+    unused: Iovecs,
     /// Kept for the driver; no event is ever sent.
     _event: Queue,
 }
@@ -127,64 +135,62 @@ impl Vsock {
     fn turn(&self, muxer: &mut Muxer, queues: &mut Queues) -> Result<bool, QueueError> {
         let mut finished = false;
         for _ in 0..TURN {
-            let sent = self.transmit(muxer, &mut queues.tx)?;
-            let received = self.receive(muxer, &mut queues.rx)?;
+            let sent = self.transmit(muxer, queues)?;
+            let received = self.receive(muxer, &mut queues.rooms)?;
             if !sent && !received {
                 finished = true;
                 break;
             }
         }
-        for (index, queue) in [(RX, &mut queues.rx), (TX, &mut queues.tx)] {
-            if queue.wants_interrupt(&self.ram)? {
-                self.notifier.used(index);
-            }
+        if queues.tx.wants_interrupt(&self.ram)? {
+            self.notifier.used(TX);
         }
         Ok(finished)
     }
 
     /// Takes one packet from the guest; `false` when there is none or it has to wait.
-    fn transmit(&self, muxer: &mut Muxer, queue: &mut Queue) -> Result<bool, QueueError> {
+    fn transmit(&self, muxer: &mut Muxer, queues: &mut Queues) -> Result<bool, QueueError> {
         if !muxer.takes_packets() {
             return Ok(false);
         }
-        let Some(mut chain) = queue.pop(&self.ram)? else {
-            return queue.set_notifications(&self.ram, true);
+        let Queues {
+            tx, packet, unused, ..
+        } = queues;
+        packet.clear();
+        unused.clear();
+        let Some(taken) = tx.pop_into(&self.ram, packet, unused)? else {
+            return tx.set_notifications(&self.ram, true);
         };
         let mut bytes = [0; HEADER];
-        let complete = chain.readable.read(&self.ram, &mut bytes).is_ok();
+        let complete = packet.copy_out(0, &mut bytes) == HEADER;
         // The one copy of the header that is ever looked at.
         let header = Header::parse(&bytes);
-        if !complete || header.len > chain.readable.len() {
+        let length = taken.readable.checked_sub(HEADER as u32);
+        if !complete || length.is_none_or(|length| header.len > length) {
             return Err(QueueError::Layout);
         }
-        let mut data = chain.readable.take_front(header.len);
-        muxer.packet(&self.ram, &header, &mut data);
+        packet.drop_bytes(HEADER);
+        packet.keep_bytes(header.len as usize);
+        muxer.packet(&header, packet);
         self.counters.served(u64::from(header.len));
-        queue.push_used(&self.ram, chain.head, 0)?;
+        tx.push_used(&self.ram, taken.head, 0)?;
         Ok(true)
     }
 
-    /// Gives one packet to the guest; `false` when there is none or no room for it.
-    fn receive(&self, muxer: &mut Muxer, queue: &mut Queue) -> Result<bool, QueueError> {
-        if !muxer.has_packets() {
+    /// Gives the guest what one connection has for it, as far as there is room; `false` when there is
+    /// nothing, or no room.
+    fn receive(&self, muxer: &mut Muxer, rooms: &mut Rooms) -> Result<bool, QueueError> {
+        if !muxer.has_packets() || !rooms.prepare()? {
             return Ok(false);
         }
-        let Some(mut chain) = queue.pop(&self.ram)? else {
-            return queue.set_notifications(&self.ram, true);
-        };
-        let mut front = chain.writable.take_front(HEADER as u32);
-        if front.len() as usize != HEADER || chain.writable.is_empty() {
-            return Err(QueueError::Layout);
-        }
-        let Some(header) = muxer.fill(&self.ram, &chain.writable) else {
-            queue.undo_pop(&chain);
+        let Some(header) = muxer.fill(rooms) else {
             return Ok(false);
         };
-        if front.write(&self.ram, &header.bytes()).is_err() {
-            return Err(QueueError::Layout);
-        }
+        rooms.give(&header)?;
         self.counters.served(u64::from(header.len));
-        queue.push_used(&self.ram, chain.head, HEADER as u32 + header.len)?;
+        if rooms.wants_interrupt()? {
+            self.notifier.used(RX);
+        }
         Ok(true)
     }
 }
@@ -212,8 +218,10 @@ impl Device for Vsock {
         let mut state = lock(&self.state);
         if let (Some(rx), Some(tx), Some(event)) = (queues.next(), queues.next(), queues.next()) {
             state.queues = Some(Queues {
-                rx,
+                rooms: Rooms::new(&self.ram, rx),
                 tx,
+                packet: Iovecs::new(&self.ram),
+                unused: Iovecs::new(&self.ram),
                 _event: event,
             });
             state.muxer.activate();

@@ -7,13 +7,14 @@
 use super::connection::{Connection, Next, State};
 use super::handshake::{Handshake, Progress};
 use super::packet::{GUEST_CID, HOST_CID, Header, STREAM, op};
+use super::pool::Pool;
+use super::rooms::Rooms;
 use crate::error::Error;
-use crate::machine::memory::GuestRam;
-use crate::virtio::buffers::Buffers;
+use crate::virtio::iovecs::Iovecs;
 use bulkhead_vmm_api::{GuestConnection, wire};
 use rustix::event::epoll;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with, socketpair};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with, socketpair, sockopt};
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -26,6 +27,10 @@ const FIRST_PORT: u32 = 1 << 30;
 const LISTENER: u64 = u64::MAX;
 const FEED: u64 = u64::MAX - 1;
 const EVENTS: usize = 64;
+/// What a socket is always watched for.
+const WATCHED: epoll::EventFlags = epoll::EventFlags::IN
+    .union(epoll::EventFlags::RDHUP)
+    .union(epoll::EventFlags::ET);
 
 /// Which place of the table, and which of its users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +64,8 @@ struct Place {
     peer: Option<Peer>,
     /// Whether it stands in the line for the guest.
     in_line: bool,
+    /// Whether it is watched for the socket to take more.
+    watched_out: bool,
 }
 
 /// All connections.
@@ -72,6 +79,7 @@ pub struct Muxer {
     by_ports: HashMap<(u32, u32), Key>,
     line: VecDeque<Key>,
     resets: VecDeque<Header>,
+    pool: Pool,
     next_port: u32,
     /// Whether a guest is there to be connected to.
     active: bool,
@@ -105,6 +113,7 @@ impl Muxer {
             by_ports: HashMap::new(),
             line: VecDeque::new(),
             resets: VecDeque::new(),
+            pool: Pool::default(),
             next_port: FIRST_PORT,
             active: false,
             accept_again: false,
@@ -124,6 +133,7 @@ impl Muxer {
         self.by_ports.clear();
         self.line.clear();
         self.resets.clear();
+        self.pool = Pool::default();
     }
 
     /// Takes the connection on which the daemon is told what the guest dials.
@@ -169,8 +179,18 @@ impl Muxer {
         self.len() == 0
     }
 
+    /// How many pairs of ports are known, how many bytes wait for the host, and how many may.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> (usize, usize, u32) {
+        let waiting = self.places.iter().map(|place| match &place.peer {
+            Some(Peer::Connection(connection)) => connection.waiting(),
+            _ => 0,
+        });
+        (self.by_ports.len(), waiting.sum(), self.pool.taken())
+    }
+
     /// A packet came from the guest.
-    pub fn packet(&mut self, ram: &GuestRam, header: &Header, data: &mut Buffers) {
+    pub fn packet(&mut self, header: &Header, data: &mut Iovecs) {
         if header.src_cid != GUEST_CID || header.dst_cid != HOST_CID {
             // Not from this guest or not to this host: there is nobody to answer.
             return;
@@ -189,7 +209,9 @@ impl Muxer {
         let Some(connection) = self.connection(key) else {
             return;
         };
-        match connection.packet(ram, header, data) {
+        let next = connection.packet(header, data);
+        self.watch_out(key);
+        match next {
             Next::Continue => self.line_up(key),
             Next::Close => self.detach(key),
             Next::Reset => {
@@ -199,9 +221,9 @@ impl Muxer {
         }
     }
 
-    /// Makes the next packet for the guest in `room`, which has space for a header in front;
-    /// answers the header, or `None` when there is no packet.
-    pub fn fill(&mut self, ram: &GuestRam, room: &Buffers) -> Option<Header> {
+    /// Makes the next packet for the guest, its data in `rooms`; answers the header, or `None` when there
+    /// is no packet.
+    pub fn fill(&mut self, rooms: &mut Rooms) -> Option<Header> {
         if let Some(reset) = self.resets.pop_front() {
             return Some(reset);
         }
@@ -212,7 +234,7 @@ impl Muxer {
             let Some(connection) = self.connection(key) else {
                 continue;
             };
-            let header = connection.fill(ram, room);
+            let header = connection.fill(rooms);
             self.line_up(key);
             if header.is_some() {
                 return header;
@@ -284,6 +306,10 @@ impl Muxer {
         } else if flags.intersects(F::OUT) {
             connection.flush();
         }
+        self.watch_out(key);
+        let Some(connection) = self.connection(key) else {
+            return;
+        };
         match connection.state() {
             State::Draining if connection.drained() => self.remove(key),
             State::Connecting if flags.intersects(F::HUP | F::ERR) => {
@@ -310,7 +336,8 @@ impl Muxer {
             }
             Progress::Connect(stream, guest_port) => {
                 let host_port = self.choose_port(guest_port);
-                let connection = Connection::to_guest(stream, host_port, guest_port);
+                let buffer = self.take_buffer(&stream);
+                let connection = Connection::to_guest(stream, host_port, guest_port, buffer);
                 self.by_ports.insert((host_port, guest_port), key);
                 if let Some(place) = self.place(key) {
                     place.peer = Some(Peer::Connection(connection));
@@ -359,10 +386,24 @@ impl Muxer {
                 return None;
             }
         }
-        let key = self.insert(Peer::Connection(Connection::from_guest(ours, request)))?;
+        let buffer = self.take_buffer(&ours);
+        let connection = Connection::from_guest(ours, request, buffer);
+        let Some(key) = self.insert(Peer::Connection(connection)) else {
+            self.pool.give_back(buffer);
+            return None;
+        };
         self.by_ports.insert((port, request.src_port), key);
         self.line_up(key);
         Some(())
+    }
+
+    /// A connection's part of the memory that all connections may take. The socket's own buffer, which is
+    /// the host kernel's memory, is made as large.
+    fn take_buffer(&mut self, stream: &OwnedFd) -> u32 {
+        let buffer = self.pool.take();
+        // Best effort: the kernel has limits of its own.
+        let _ = sockopt::set_socket_send_buffer_size(stream, buffer as usize);
+        buffer
     }
 
     /// Answers a packet by RST.
@@ -412,6 +453,31 @@ impl Muxer {
         }
     }
 
+    /// Has the socket watched for room as long as something waits for it, and not longer: otherwise the
+    /// host's every read from its end would be an event here.
+    fn watch_out(&mut self, key: Key) {
+        use epoll::EventFlags as F;
+        let Some(place) = self.places.get_mut(key.index as usize) else {
+            return;
+        };
+        let Some(Peer::Connection(connection)) = &place.peer else {
+            return;
+        };
+        let wanted = connection.is_congested();
+        if place.generation != key.generation || place.watched_out == wanted {
+            return;
+        }
+        place.watched_out = wanted;
+        let out = if wanted { F::OUT } else { F::empty() };
+        // Reports at once what is ready at this moment, so nothing is missed.
+        let _ = epoll::modify(
+            &self.epoll,
+            connection.stream(),
+            epoll::EventData::new_u64(key.token()),
+            WATCHED | out,
+        );
+    }
+
     fn place(&mut self, key: Key) -> Option<&mut Place> {
         self.places
             .get_mut(key.index as usize)
@@ -442,7 +508,6 @@ impl Muxer {
             index,
             generation: place.generation,
         };
-        use epoll::EventFlags as F;
         let watched = epoll::add(
             &self.epoll,
             match &peer {
@@ -450,23 +515,27 @@ impl Muxer {
                 Peer::Connection(connection) => connection.stream(),
             },
             epoll::EventData::new_u64(key.token()),
-            F::IN | F::OUT | F::RDHUP | F::ET,
+            WATCHED,
         );
         if watched.is_err() {
             self.free.push(index);
             return None;
         }
         place.peer = Some(peer);
+        place.watched_out = false;
         Some(key)
     }
 
     fn remove(&mut self, key: Key) {
         if let Some(place) = self.place(key) {
             // Closing the socket takes it out of the epoll instance.
-            place.peer = None;
+            let peer = place.peer.take();
             place.in_line = false;
             place.generation = place.generation.wrapping_add(1);
             self.free.push(key.index);
+            if let Some(Peer::Connection(connection)) = peer {
+                self.pool.give_back(connection.buffer());
+            }
         }
     }
 }

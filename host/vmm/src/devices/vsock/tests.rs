@@ -1,9 +1,13 @@
+use super::Vsock;
+use super::muxer::MAX_CONNECTIONS;
 use super::packet::{GUEST_CID, HEADER, HOST_CID, Header, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, op};
-use super::{Vsock, connection::CREDIT};
+use super::pool::{LARGEST, SMALLEST};
 use crate::machine::memory::GuestRam;
 use crate::virtio::Device;
 use crate::virtio::notify::Notifier;
-use crate::virtio::testing::{Ring, activate, get, notifier, put, ram};
+use crate::virtio::testing::{
+    FIRST_END, INDIRECT, NEXT, Ring, SECOND_END, WRITE, activate, get, notifier, put, ram,
+};
 use bulkhead_vmm_api::{GuestConnection, wire};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::io::{Read, Write};
@@ -22,6 +26,8 @@ struct Setup {
     feed: OwnedFd,
     folder: tempfile::TempDir,
     tx_at: u64,
+    /// The buffer that the guest was told of last.
+    credit: u32,
 }
 
 const RX_BUFFERS: u64 = 0x10_0000;
@@ -43,8 +49,6 @@ fn setup() -> Setup {
     .unwrap();
     vsock.set_feed(theirs).unwrap();
     let (rx, tx) = (Ring::new(&ram, 0x1_0000, 64), Ring::new(&ram, 0x2_0000, 64));
-    let event = Ring::new(&ram, 0x3_0000, 4);
-    activate(&vsock, &notifier, &[&rx, &tx, &event]);
     let mut setup = Setup {
         ram,
         vsock: Arc::new(vsock),
@@ -54,9 +58,25 @@ fn setup() -> Setup {
         feed,
         folder,
         tx_at: 0x8_0000,
+        credit: 0,
     };
-    setup.give_buffers(60);
+    setup.begin();
     setup
+}
+
+impl Setup {
+    /// Resets the device, and begins with empty queues and buffers for the guest.
+    fn begin(&mut self) {
+        self.vsock.reset();
+        self.notifier.reset();
+        put(&self.ram, 0x1_0000, &[0; 0x3_0000]);
+        self.rx = Ring::new(&self.ram, 0x1_0000, 64);
+        self.tx = Ring::new(&self.ram, 0x2_0000, 64);
+        let event = Ring::new(&self.ram, 0x3_0000, 4);
+        let rings = [&self.rx, &self.tx, &event];
+        activate(self.vsock.as_ref(), &self.notifier, &rings);
+        self.give_buffers(60);
+    }
 }
 
 impl Setup {
@@ -106,7 +126,8 @@ impl Setup {
         if header.op == op::RST {
             return None;
         }
-        assert_eq!((header.op, header.buf_alloc), (op::RESPONSE, CREDIT));
+        assert_eq!(header.op, op::RESPONSE);
+        assert!((SMALLEST..=LARGEST).contains(&header.buf_alloc));
         let (connection, mut fds) = wire::receive::<GuestConnection>(&self.feed)
             .unwrap()
             .unwrap();
@@ -223,7 +244,7 @@ fn the_host_dials_and_data_behind_the_line_is_the_guests() {
     assert!(s.receive().is_none());
     host.write_all(b"\n").unwrap();
     assert_eq!(s.receive().unwrap().0.op, op::REQUEST);
-    drop(host);
+    host.shutdown(Shutdown::Both).unwrap();
     assert_eq!(s.ops(), [op::RST]);
 }
 
@@ -301,14 +322,14 @@ fn the_guest_sends_no_more_than_it_was_given() {
             Some(forwarded) => forwarded,
             None => panic!("reset while within the credit"),
         };
-        if CREDIT - (sent - forwarded) < bytes.len() as u32 {
+        if LARGEST - (sent - forwarded) < bytes.len() as u32 {
             break;
         }
         s.send(data(5, 77, &bytes), &bytes);
         sent += bytes.len() as u32;
     }
     // One byte too many ends the connection; what was within the credit still arrives.
-    let room = CREDIT as usize;
+    let room = LARGEST as usize;
     for _ in 0..=room / bytes.len() {
         s.send(data(5, 77, &bytes), &bytes);
     }
@@ -333,6 +354,7 @@ impl Setup {
         while self.receive().is_some() {}
         self.send(packet(guest_port, host_port, op::CREDIT_REQUEST), &[]);
         let (header, _) = self.receive()?;
+        self.credit = header.buf_alloc;
         (header.op == op::CREDIT_UPDATE).then_some(header.fwd_cnt)
     }
 }
@@ -386,7 +408,7 @@ fn a_host_that_goes_is_told_to_the_guest() {
     let mut s = setup();
     let mut host = s.dial(5, 77).unwrap();
     host.write_all(b"last words").unwrap();
-    drop(host);
+    host.shutdown(Shutdown::Both).unwrap();
     let (header, bytes) = s.receive().unwrap();
     assert_eq!((header.op, bytes.as_slice()), (op::RW, &b"last words"[..]));
     let (header, _) = s.receive().unwrap();
@@ -402,36 +424,77 @@ fn a_host_that_goes_is_told_to_the_guest() {
 #[test]
 fn malformed_packets_ask_for_a_reset() {
     type Setting = fn(&mut Setup);
-    let cases: [(&str, Setting); 5] = [
-        ("short header", |s| {
-            s.tx.add(&[(0x8_0000, HEADER as u32 - 1, false)]);
-        }),
+    /// A packet whose first descriptor is this one.
+    fn first(s: &mut Setup, address: u64, length: u32, flags: u16, next: u16) {
+        put(&s.ram, 0x8_0000, &packet(9, 9, op::RW).bytes());
+        let head = s.tx.add(&[(address, length, false)]);
+        s.tx.descriptor(head, address, length, flags, next);
+    }
+    const LENGTH: u32 = HEADER as u32;
+    let cases: [(&str, Setting); 18] = [
+        ("nothing", |s| first(s, 0x8_0000, 0, 0, 0)),
+        ("short header", |s| first(s, 0x8_0000, LENGTH - 1, 0, 0)),
         ("header to be written", |s| {
-            s.tx.add(&[(0x8_0000, HEADER as u32, true)]);
+            first(s, 0x8_0000, LENGTH, WRITE, 0)
+        }),
+        ("a loop", |s| first(s, 0x8_0000, LENGTH, NEXT, 1)),
+        ("no such descriptor", |s| {
+            first(s, 0x8_0000, LENGTH, NEXT, 64)
+        }),
+        ("beyond memory", |s| first(s, SECOND_END - 40, LENGTH, 0, 0)),
+        ("into the hole", |s| first(s, FIRST_END - 8, 64, 0, 0)),
+        ("nowhere", |s| first(s, u64::MAX - 8, LENGTH, 0, 0)),
+        ("4 GiB", |s| first(s, 0x8_0000, u32::MAX, 0, 0)),
+        ("an empty table", |s| first(s, 0x8_0000, 0, INDIRECT, 0)),
+        ("an odd table", |s| first(s, 0x8_0000, 24, INDIRECT, 0)),
+        ("a head that does not exist", |s| s.tx.publish(64)),
+        ("an index that jumps", |s| s.tx.set_available(1000)),
+        ("a head twice", |s| {
+            // Buffers for the guest are at hand before they are used.
+            let head = s.rx.add(&[(RX_BUFFERS, RX_LENGTH, true)]);
+            s.rx.publish(head);
+            for port in 0..40 {
+                s.send(packet(port, 9, op::RW), &[]);
+            }
+        }),
+        ("a room to be read", |s| {
+            s.rx.add(&[(RX_BUFFERS, RX_LENGTH, false)]);
+            for port in 0..40 {
+                s.send(packet(port, 9, op::RW), &[]);
+            }
         }),
         ("more data than there is", |s| {
             let mut header = packet(9, 9, op::RW);
             header.len = 1;
             put(&s.ram, 0x8_0000, &header.bytes());
-            s.tx.add(&[(0x8_0000, HEADER as u32, false)]);
+            s.tx.add(&[(0x8_0000, LENGTH, false)]);
         }),
         ("enormous length", |s| {
             let mut header = packet(9, 9, op::RW);
             header.len = u32::MAX;
             put(&s.ram, 0x8_0000, &header.bytes());
-            s.tx.add(&[(0x8_0000, HEADER as u32 + 8, false)]);
+            s.tx.add(&[(0x8_0000, LENGTH + 8, false)]);
         }),
-        ("chain into the hole", |s| {
-            s.tx.add(&[(crate::virtio::testing::FIRST_END - 8, 64, false)]);
+        ("data to be written", |s| {
+            put(&s.ram, 0x8_0000, &data(9, 9, b"data").bytes());
+            s.tx.add(&[(0x8_0000, LENGTH, false), (0x9_0000, 4, true)]);
         }),
     ];
     for (name, setting) in cases {
         let mut s = setup();
-        let _host = s.dial(5, 77).unwrap();
+        let mut host = s.dial(5, 77).unwrap();
         setting(&mut s);
         s.vsock.serve();
         assert!(s.notifier.needs_reset(), "{name}");
         assert_eq!(s.vsock.state.lock().unwrap().muxer.len(), 0, "{name}");
+        assert_eq!(host.read(&mut [0; 1]).unwrap(), 0, "{name}");
+        s.begin();
+        let mut host = s.dial(5, 77).unwrap();
+        s.send(data(5, 77, b"again"), b"again");
+        let mut bytes = [0; 5];
+        host.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"again", "{name}");
+        assert!(!s.notifier.needs_reset(), "{name}");
     }
     // A receive buffer without room for a header and a byte of data.
     for length in [0, 43, 44] {
@@ -447,12 +510,12 @@ fn malformed_packets_ask_for_a_reset() {
 fn connections_and_answers_are_bounded() {
     let mut s = setup();
     let mut streams = Vec::new();
-    for port in 0..super::muxer::MAX_CONNECTIONS as u32 {
+    for port in 0..MAX_CONNECTIONS as u32 {
         streams.push(s.dial(port, 77).unwrap());
     }
     assert!(s.dial(5000, 77).is_none());
     streams.clear();
-    for port in 0..super::muxer::MAX_CONNECTIONS as u32 {
+    for port in 0..MAX_CONNECTIONS as u32 {
         s.send(packet(port, 77, op::RST), &[]);
     }
     while s.receive().is_some() {}
@@ -460,13 +523,10 @@ fn connections_and_answers_are_bounded() {
 
     // A guest that gives no room for answers is not listened to for ever.
     let mut s = setup();
-    let unused = s.rx.layout;
     s.vsock.reset();
-    s.rx = Ring::new(&s.ram, unused.descriptors, 64);
-    s.rx.set_available(0);
-    s.tx = Ring::new(&s.ram, s.tx.layout.descriptors, 64);
-    s.tx.set_available(0);
-    put(&s.ram, s.tx.layout.used, &[0; 4]);
+    put(&s.ram, 0x1_0000, &[0; 0x3_0000]);
+    s.rx = Ring::new(&s.ram, 0x1_0000, 64);
+    s.tx = Ring::new(&s.ram, 0x2_0000, 64);
     let event = Ring::new(&s.ram, 0x3_0000, 4);
     activate(s.vsock.as_ref(), &s.notifier, &[&s.rx, &s.tx, &event]);
     put(&s.ram, 0x8_0000, &packet(9, 9, op::RW).bytes());
@@ -480,4 +540,135 @@ fn connections_and_answers_are_bounded() {
     }
     assert!(!s.vsock.state.lock().unwrap().muxer.takes_packets());
     assert!(!s.notifier.needs_reset());
+}
+
+#[test]
+fn the_host_half_closes_and_the_guest_goes_on() {
+    let mut s = setup();
+    let mut host = s.dial(5, 77).unwrap();
+    host.write_all(b"all").unwrap();
+    host.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(s.receive().unwrap().1, b"all");
+    let (header, _) = s.receive().unwrap();
+    assert_eq!((header.op, header.flags), (op::SHUTDOWN, SHUTDOWN_SEND));
+    // Told once.
+    assert!(s.receive().is_none());
+    for _ in 0..3 {
+        s.send(data(5, 77, b"more"), b"more");
+    }
+    let mut bytes = [0; 12];
+    host.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"moremoremore");
+    s.send(shutdown(5, 77, SHUTDOWN_SEND), &[]);
+    assert_eq!(host.read(&mut [0; 1]).unwrap(), 0);
+
+    // Nothing more goes either way, which the guest may be told.
+    assert!(s.ops().iter().all(|op| *op == op::SHUTDOWN));
+
+    // The guest receives no more: the host is told when it writes, and may still read.
+    let mut host = s.dial(6, 77).unwrap();
+    s.send(shutdown(6, 77, SHUTDOWN_RECEIVE), &[]);
+    assert!(host.write_all(b"nobody").is_err());
+    s.send(data(6, 77, b"still"), b"still");
+    let mut bytes = [0; 5];
+    host.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"still");
+}
+
+#[test]
+fn what_the_host_sends_fills_many_packets_in_order() {
+    let mut s = setup();
+    let mut host = s.dial(5, 77).unwrap();
+    let bytes: Vec<u8> = (0..GUEST_ROOM).map(|index| (index / 11) as u8).collect();
+    host.write_all(&bytes).unwrap();
+    let mut got = Vec::new();
+    let mut packets = 0;
+    while let Some((header, part)) = s.receive() {
+        assert_eq!(header.op, op::RW);
+        packets += 1;
+        got.extend(part);
+    }
+    assert!(got == bytes);
+    assert_eq!(packets, GUEST_ROOM.div_ceil(RX_LENGTH - HEADER as u32));
+}
+
+#[test]
+fn thousands_of_short_connections_leave_nothing() {
+    let mut s = setup();
+    for port in 0..3000 {
+        let mut host = match port % 2 {
+            0 => s.dial(port, 77).unwrap(),
+            _ => {
+                let host = s.host_connects("CONNECT 1025\n");
+                let (request, _) = s.receive().unwrap();
+                s.send(packet(1025, request.src_port, op::RESPONSE), &[]);
+                let ports = (request.dst_port, request.src_port);
+                s.send(data(ports.0, ports.1, b"bye"), b"bye");
+                s.send(packet(ports.0, ports.1, op::RST), &[]);
+                host
+            }
+        };
+        match port % 4 {
+            // The guest ends it.
+            0 => s.send(packet(port, 77, op::RST), &[]),
+            // The host does, and the guest agrees.
+            2 => {
+                // Closing would not do: children of other tests may hold the descriptor for a moment.
+                host.shutdown(Shutdown::Both).unwrap();
+                assert_eq!(s.ops(), [op::SHUTDOWN]);
+                s.send(packet(port, 77, op::RST), &[]);
+                continue;
+            }
+            _ => {}
+        }
+        let mut text = String::new();
+        host.read_to_string(&mut text).unwrap();
+        assert!(text.is_empty() || text.ends_with("\nbye"), "{text}");
+    }
+    let state = s.vsock.state.lock().unwrap();
+    assert!(state.muxer.is_empty());
+    assert_eq!(state.muxer.held(), (0, 0, 0));
+}
+
+#[test]
+fn a_host_that_never_reads_costs_no_more_than_the_cap() {
+    let mut s = setup();
+    let mut hosts = Vec::new();
+    let bytes = vec![1; LARGEST as usize];
+    for port in 0..MAX_CONNECTIONS as u32 {
+        hosts.push(s.dial(port, 77).unwrap());
+        // Until the guest may send no more.
+        let mut sent = 0;
+        while let Some(forwarded) = s.ops_and_forwarded(port, 77) {
+            let credit = s.credit - (sent - forwarded);
+            if credit == 0 {
+                break;
+            }
+            let part = &bytes[..credit.min(64 * 1024) as usize];
+            s.send(data(port, 77, part), part);
+            sent += part.len() as u32;
+        }
+    }
+    let (ports, outboxes, taken) = s.vsock.state.lock().unwrap().muxer.held();
+    assert_eq!(ports, MAX_CONNECTIONS);
+    assert!(
+        outboxes > 0 && outboxes <= taken as usize,
+        "{outboxes} of {taken}"
+    );
+    assert!(taken <= 9 << 20);
+    // Everything that was taken arrives when the host reads at last.
+    for (port, mut host) in (0..).zip(hosts).take(40) {
+        s.send(shutdown(port, 77, SHUTDOWN_SEND), &[]);
+        host.set_nonblocking(true).unwrap();
+        let mut total = 0;
+        let mut buffer = vec![0; 65536];
+        loop {
+            match host.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => total += count,
+                Err(_) => s.vsock.serve(),
+            }
+        }
+        assert!(total >= SMALLEST as usize);
+    }
 }

@@ -1,5 +1,6 @@
 use super::super::testing::{FIRST_END, Ring, SECOND_END, ram};
 use super::{Queue, QueueError, QueueLayout};
+use crate::virtio::iovecs::Iovecs;
 use vm_memory::{Bytes, GuestAddress};
 
 #[test]
@@ -130,4 +131,31 @@ fn interrupts_are_wanted_as_the_driver_says() {
         .read_obj(GuestAddress(ring.layout.used + 4 + 8 * 8))
         .unwrap();
     assert_eq!(told, 0);
+}
+
+#[test]
+fn what_belongs_together_is_shown_together() {
+    let ram = ram();
+    let mut ring = Ring::new(&ram, 0x1_0000, 8);
+    let mut queue = ring.queue();
+    for index in 0..3 {
+        ring.add(&[(0x8_0000 + 0x100 * index, 16, true)]);
+    }
+    let (mut readable, mut writable) = (Iovecs::new(&ram), Iovecs::new(&ram));
+    for head in 0..3 {
+        let taken = queue.pop_into(&ram, &mut readable, &mut writable);
+        let taken = taken.unwrap().unwrap();
+        assert_eq!(
+            (taken.head, taken.writable, taken.writable_parts),
+            (head, 16, 1)
+        );
+        assert_eq!((taken.readable, taken.readable_parts), (0, 0));
+        queue.put_used(&ram, head, 16).unwrap();
+        assert_eq!(ring.used(), None);
+    }
+    assert_eq!((readable.len(), writable.len()), (0, 3));
+    queue.publish_used(&ram).unwrap();
+    for head in 0..3 {
+        assert_eq!(ring.used(), Some((head, 16)));
+    }
 }

@@ -1,0 +1,210 @@
+//! Bulkhead's VMM and QEMU's `microvm` with the same kernel and the guest of the VMM's own tests, which
+//! measures on command.
+
+use crate::artifacts::artifact;
+use anyhow::{Context, Result, ensure};
+use bulkhead_vmm_api::{DiskSlot, GUEST_CMDLINE, NetworkLimits, Reply, Request};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use support::{Images, Shape, Vm, cpio};
+use vsock::{VMADDR_CID_ANY, VsockListener, VsockStream};
+
+/// How the VMM's own tests play the daemon.
+#[allow(unsafe_code, missing_docs)]
+#[path = "../../../host/vmm/tests/support/mod.rs"]
+mod support;
+
+/// The guest's context ID in QEMU; our VMM's is its own.
+const CID: u32 = 3;
+const ANNOUNCE_PORT: u32 = 1024;
+/// Where the guest takes commands.
+const COMMANDS: u32 = 5000;
+/// The tap's name and its host's address; the guest is 10.99.0.2.
+pub(super) const TAP: &str = "bench0";
+pub(super) const HOST: &str = "10.99.0.1";
+
+/// Which VMM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Bulkhead,
+    Qemu,
+}
+
+impl Kind {
+    pub(super) const BOTH: [Self; 2] = [Self::Bulkhead, Self::Qemu];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Bulkhead => "Bulkhead",
+            Self::Qemu => "QEMU microvm",
+        }
+    }
+}
+
+/// What a guest is given.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Parts<'a> {
+    /// A network interface with a tap, and whether vhost-net moves its packets.
+    pub(super) network: Option<bool>,
+    /// A read-only disk, `ro0`.
+    pub(super) disk: Option<&'a Path>,
+}
+
+/// A connection to the guest.
+pub(super) trait Stream: Read + Write + Send {
+    /// Says that no more will be sent.
+    fn finish(&self) -> std::io::Result<()>;
+}
+
+impl Stream for std::os::unix::net::UnixStream {
+    fn finish(&self) -> std::io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}
+
+impl Stream for VsockStream {
+    fn finish(&self) -> std::io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}
+
+/// A guest that is ready.
+pub(super) struct Guest {
+    machine: Machine,
+    shell: BufReader<Box<dyn Stream>>,
+}
+
+enum Machine {
+    Bulkhead(Box<Vm>),
+    Qemu(Child),
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Self::Qemu(child) = self {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Guest {
+    /// Boots a guest with 1 vCPU.
+    pub(super) fn boot(kind: Kind, parts: Parts<'_>) -> Result<Self> {
+        let machine = match kind {
+            Kind::Bulkhead => bulkhead(parts)?,
+            Kind::Qemu => qemu(parts)?,
+        };
+        let shell = BufReader::new(machine.connect(COMMANDS)?);
+        let mut guest = Self { machine, shell };
+        if parts.network.is_some() {
+            support::configure(TAP, &format!("{HOST}/24"));
+            ensure!(
+                guest.ask("configure 2")? == "ok",
+                "The guest has no network"
+            );
+            while guest.ask("carrier")? != "1" {}
+        }
+        Ok(guest)
+    }
+
+    /// Gives a command without waiting for its answer.
+    pub(super) fn tell(&mut self, command: &str) -> Result<()> {
+        Ok(writeln!(self.shell.get_mut(), "{command}")?)
+    }
+
+    /// The next answer.
+    pub(super) fn answer(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.shell.read_line(&mut line)?;
+        let line = line.trim().to_owned();
+        ensure!(!line.starts_with("error"), "The guest answers {line}");
+        Ok(line)
+    }
+
+    pub(super) fn ask(&mut self, command: &str) -> Result<String> {
+        self.tell(command)?;
+        self.answer()
+    }
+
+    /// A connection to a port of the guest.
+    pub(super) fn connect(&self, port: u32) -> Result<Box<dyn Stream>> {
+        self.machine.connect(port)
+    }
+}
+
+impl Machine {
+    fn connect(&self, port: u32) -> Result<Box<dyn Stream>> {
+        Ok(match self {
+            Self::Bulkhead(vm) => Box::new(vm.connect(port).context("The guest refused")?),
+            Self::Qemu(_) => Box::new(VsockStream::connect_with_cid_port(CID, port)?),
+        })
+    }
+}
+
+/// What our VMM's tests want: a kernel, and an initramfs of the program that `scripts/bench` has built.
+fn images() -> Result<Images> {
+    let initrd = std::env::temp_dir().join("bulkhead-bench.cpio");
+    std::fs::write(&initrd, cpio(&std::fs::read(artifact("bench/init"))?))?;
+    let kernel = artifact("vmlinux");
+    Ok(Images { kernel, initrd })
+}
+
+fn bulkhead(parts: Parts<'_>) -> Result<Machine> {
+    let mut shape = Shape::new(&images()?);
+    shape.memory_mib = 256;
+    shape.network = parts.network.is_some();
+    shape.vhost_net = parts.network == Some(true);
+    let mut vm = Vm::start(&shape);
+    vm.ready();
+    if shape.network {
+        let tap = support::tap(TAP, 1);
+        let tap: Vec<&File> = tap.iter().collect();
+        let limits = NetworkLimits::default();
+        let reply = vm.ask(&Request::BindTap { limits }, &tap);
+        ensure!(reply == Reply::Done, "{reply:?}");
+    }
+    if let Some(disk) = parts.disk {
+        let slot = DiskSlot::ReadOnly(0);
+        let reply = vm.ask(&Request::BindDisk { slot }, &[&File::open(disk)?]);
+        ensure!(reply == Reply::Done, "{reply:?}");
+    }
+    Ok(Machine::Bulkhead(Box::new(vm)))
+}
+
+fn qemu(parts: Parts<'_>) -> Result<Machine> {
+    let images = images()?;
+    let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, ANNOUNCE_PORT)
+        .context("Cannot listen on vsock; is vhost_vsock loaded?")?;
+    let mut command = Command::new("qemu-system-x86_64");
+    command
+        .args("-M microvm,rtc=off,pic=off,pit=off -accel kvm -cpu host -smp 1 -m 256M".split(' '));
+    command.args("-nodefaults -no-user-config -display none -no-reboot -serial null".split(' '));
+    command.arg("-kernel").arg(&images.kernel);
+    command.arg("-initrd").arg(&images.initrd);
+    command.args(["-append", GUEST_CMDLINE]);
+    command.args(["-device", &format!("vhost-vsock-device,guest-cid={CID}")]);
+    command.args(["-device", "virtio-rng-device"]);
+    if let Some(vhost) = parts.network {
+        let vhost = if vhost { "on" } else { "off" };
+        let netdev = format!("tap,id=n0,ifname={TAP},script=no,downscript=no,vhost={vhost}");
+        command.args(["-netdev", &netdev]);
+        command.args(["-device", "virtio-net-device,netdev=n0"]);
+    }
+    if let Some(disk) = parts.disk {
+        let drive = format!(
+            "if=none,id=d0,format=raw,readonly=on,file={}",
+            disk.display()
+        );
+        command.args(["-drive", &drive]);
+        command.args(["-device", "virtio-blk-device,drive=d0,serial=ro0"]);
+    }
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+    let machine = Machine::Qemu(child);
+    listener.accept()?;
+    Ok(machine)
+}
