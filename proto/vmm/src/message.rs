@@ -52,9 +52,9 @@ pub enum Request {
     /// connected stream socket) for each. A newer feed takes the place of an older one. Without a
     /// feed the guest's connections are reset.
     AcceptGuestConnections,
-    /// Stops the guest: answered by [`Reply::Done`] when no virtual CPU runs and no device of the device
-    /// thread is at work, until [`Request::Resume`]. What the guest had asked of its disks before is still done. Asking
-    /// again is answered in the same way.
+    /// Stops the guest: answered by [`Reply::Done`] when no virtual CPU runs and no device is at work, until
+    /// [`Request::Resume`]. What the guest had asked of its disks before is still done, and vhost-net still
+    /// fills the buffers that it has. Asking again is answered in the same way.
     Pause,
     /// Lets the guest go on where it was paused; its clocks have gone on meanwhile. Of no effect on a VM that
     /// runs. A [`Request::Pause`] that has not been answered yet is refused then.

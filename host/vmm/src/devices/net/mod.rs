@@ -33,7 +33,7 @@ use crate::virtio::{Device, copy_config};
 use bulkhead_vmm_api::{DeviceCounters, NetworkLimits};
 use limits::Limits;
 use pair::Pair;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use tap::Tap;
@@ -124,6 +124,15 @@ impl Net {
     #[must_use]
     pub fn pairs(&self) -> usize {
         self.pairs.len()
+    }
+
+    /// Has every pair's thread come back from waiting when a descriptor becomes readable, which must stay
+    /// open as long as `self`.
+    ///
+    /// # Errors
+    /// [`Error::Host`].
+    pub fn watch_stop(&self, ring: BorrowedFd<'_>) -> Result<(), Error> {
+        self.pairs.iter().try_for_each(|pair| pair.watch_stop(ring))
     }
 
     /// Whether the host's kernel moves the packets.

@@ -1,7 +1,8 @@
 //! A pair of queues, one for each direction, with the queue of the tap that it works on.
 //!
 //! A thread of its own serves each pair, so that pairs do not wait for each other, nor other devices for
-//! any of them. With vhost-net the packets are the kernel's, and the thread only interrupts. Every source is watched edge-triggered: what is known to be there is remembered.
+//! any of them. With vhost-net the packets are the kernel's, and the thread only interrupts. Every source is
+//! watched edge-triggered: what is known to be there is remembered.
 
 use super::limits::{Limits, Progress};
 use super::receive::Receiver;
@@ -30,6 +31,8 @@ const TIMER: u64 = 3;
 /// vhost-net has used buffers of the receive queue; of the transmit queue; has found nonsense.
 const CALLS: [u64; 2] = [4, 5];
 const ERRORS: u64 = 6;
+/// The pair's thread shall stop for a while.
+const STOP: u64 = 7;
 
 /// What a pair's thread was woken by.
 #[derive(Debug, Clone, Copy, Default)]
@@ -122,6 +125,12 @@ impl Pair {
     /// Has this pair's thread look at the control queue, too.
     pub(super) fn watch_control(&self, kick: &EventFd) -> Result<(), Error> {
         self.watch(eventfd(kick), CONTROL)
+    }
+
+    /// Has this pair's thread come back from waiting when a descriptor becomes readable, which must stay
+    /// open as long as `self`.
+    pub(super) fn watch_stop(&self, ring: BorrowedFd<'_>) -> Result<(), Error> {
+        self.watch(ring, STOP)
     }
 
     fn watch(&self, fd: BorrowedFd<'_>, what: u64) -> Result<(), Error> {
