@@ -3,6 +3,7 @@
 
 mod ext4;
 mod interfaces;
+mod network;
 mod scratch;
 mod sysctl;
 
@@ -57,6 +58,7 @@ impl Pod {
     /// Does all that the request says. Everything is checked before anything is changed.
     pub async fn configure(&self, request: &ConfigureRequest, deadline: Deadline) -> Result<()> {
         let sysctls = check(request)?;
+        let interfaces = network::parse(&request.interfaces)?;
         let _one = self.busy.lock().await;
         if request.time_ns != 0 {
             step_clock(request.time_ns)?;
@@ -65,6 +67,8 @@ impl Pod {
             rustix::system::sethostname(request.hostname.as_bytes())
                 .context(|| "Cannot set the host name")?;
         }
+        // Before the sysctls, which may be those of an interface.
+        network::configure(&interfaces, &self.sysctls)?;
         for (name, path, value) in sysctls {
             sysctl::write(&self.sysctls.join(path), value).map_err(|error| {
                 Error::Invalid(format!("The kernel refuses sysctl {name}: {error}"))
