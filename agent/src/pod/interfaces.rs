@@ -1,16 +1,16 @@
 //! What went over the pod's network interfaces: `/proc/net/dev`, proc_pid_net(5).
 
-use bulkhead_agent_api::agent::NetworkInterface;
+use bulkhead_agent_api::agent::InterfaceCounters;
 use std::fs;
 
 /// Every interface of the guest with its counters.
-pub fn interfaces() -> Vec<NetworkInterface> {
+pub fn interfaces() -> Vec<InterfaceCounters> {
     parse(&fs::read_to_string("/proc/self/net/dev").unwrap_or_default())
 }
 
 /// Two lines of titles, then `name: ` and 16 numbers a line: bytes, packets, errs, drop, fifo,
 /// frame, compressed, multicast received, and as many transmitted.
-fn parse(text: &str) -> Vec<NetworkInterface> {
+fn parse(text: &str) -> Vec<InterfaceCounters> {
     let lines = text.lines().filter_map(|line| {
         let (name, numbers) = line.split_once(':')?;
         let numbers: Vec<u64> = numbers
@@ -35,7 +35,7 @@ fn parse(text: &str) -> Vec<NetworkInterface> {
         else {
             return None;
         };
-        let mut interface = NetworkInterface::new();
+        let mut interface = InterfaceCounters::new();
         interface.name = name.trim().to_owned();
         interface.rx_bytes = *rx_bytes;
         interface.rx_packets = *rx_packets;

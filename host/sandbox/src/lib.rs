@@ -47,7 +47,7 @@ pub use vm::kvm;
 pub mod figures {
     pub use crate::stats::{ContainerFigures, GuestFigures, PodFigures};
     pub use bulkhead_agent_api::agent::{
-        ContainerStats, CpuStats, IoStats, MemoryStats, NetworkInterface, Pressure, PressureTimes,
+        ContainerStats, CpuStats, InterfaceCounters, IoStats, MemoryStats, Pressure, PressureTimes,
     };
     pub use bulkhead_agent_api::cgroup::figures as of_cgroup;
 }

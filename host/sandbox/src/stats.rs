@@ -14,7 +14,7 @@ use crate::phases::{monotonic_ns, wall_clock_ns};
 use crate::record::{ContainerRecord, ContainerState, SandboxRecord, SandboxState};
 use crate::sandbox::Sandbox;
 use crate::{Result, SandboxError, Sandboxes};
-use bulkhead_agent_api::agent::{ContainerStats, NetworkInterface, StatsResponse};
+use bulkhead_agent_api::agent::{ContainerStats, InterfaceCounters, StatsResponse};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -66,7 +66,7 @@ pub struct GuestFigures {
     /// Its running containers.
     pub containers: Vec<ContainerFigures>,
     /// Its network interfaces.
-    pub interfaces: Vec<NetworkInterface>,
+    pub interfaces: Vec<InterfaceCounters>,
 }
 
 /// Whether a guest has failed to answer, and is asked in the background.
@@ -248,7 +248,7 @@ fn of_containers(
 }
 
 /// The interfaces that can be real.
-fn told(interfaces: Vec<NetworkInterface>) -> Vec<NetworkInterface> {
+fn told(interfaces: Vec<InterfaceCounters>) -> Vec<InterfaceCounters> {
     let plausible = interfaces.into_iter().filter(|one| {
         let name = one.name.as_bytes();
         (1..=MAX_INTERFACE_NAME).contains(&name.len()) && name.iter().all(u8::is_ascii_graphic)
@@ -259,7 +259,7 @@ fn told(interfaces: Vec<NetworkInterface>) -> Vec<NetworkInterface> {
 #[cfg(test)]
 mod tests {
     use super::{AT_ONCE, MAX_INTERFACES, all_at_once, told};
-    use bulkhead_agent_api::agent::NetworkInterface;
+    use bulkhead_agent_api::agent::InterfaceCounters;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn a_guest_cannot_tell_of_any_interface() {
         let named = |name: &str| {
-            let mut interface = NetworkInterface::new();
+            let mut interface = InterfaceCounters::new();
             interface.name = name.to_owned();
             interface
         };

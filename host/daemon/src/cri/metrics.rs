@@ -7,7 +7,7 @@
 mod definitions;
 
 use bulkhead_cri::v1;
-use bulkhead_sandbox::figures::{ContainerFigures, ContainerStats, NetworkInterface, PodFigures};
+use bulkhead_sandbox::figures::{ContainerFigures, ContainerStats, InterfaceCounters, PodFigures};
 use definitions::{CONTAINER, CONTAINER_AND_POD, NETWORK};
 
 /// The labels that every metric has, before its own.

@@ -146,7 +146,7 @@ pub(super) fn pod(figures: PodFigures, mountpoint: &str) -> v1::PodSandboxStats 
 }
 
 /// The interfaces but loopback, as with containerd; the default one is the first.
-fn network(timestamp: i64, interfaces: &[figures::NetworkInterface]) -> Option<v1::NetworkUsage> {
+fn network(timestamp: i64, interfaces: &[figures::InterfaceCounters]) -> Option<v1::NetworkUsage> {
     let others = interfaces.iter().filter(|one| one.name != "lo");
     let mut all: Vec<_> = others
         .map(|one| v1::NetworkInterfaceUsage {

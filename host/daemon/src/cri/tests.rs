@@ -18,6 +18,7 @@ pub(super) fn sandbox(id: &str) -> SandboxRecord {
         phases: Default::default(),
         guest_kernel: String::new(),
         vmm: None,
+        block_volumes: Vec::new(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The metrics, one entry each. Names and help texts are cAdvisor's (its document prometheus.md).
 
-use super::{ContainerFigures, ContainerStats, Definition, NetworkInterface, Value};
+use super::{ContainerFigures, ContainerStats, Definition, InterfaceCounters, Value};
 use bulkhead_cri::v1::MetricType::{self, Counter, Gauge};
 use bulkhead_sandbox::figures::{CpuStats, IoStats, MemoryStats, Pressure};
 
@@ -54,7 +54,7 @@ fn disks(stats: &ContainerStats, value: fn(&IoStats) -> u64) -> Vec<Value> {
         .collect()
 }
 
-fn interfaces(all: &[NetworkInterface], value: fn(&NetworkInterface) -> u64) -> Vec<Value> {
+fn interfaces(all: &[InterfaceCounters], value: fn(&InterfaceCounters) -> u64) -> Vec<Value> {
     let others = all.iter().filter(|one| one.name != "lo");
     others
         .map(|one| (vec![one.name.clone()], value(one)))
@@ -172,7 +172,7 @@ pub(super) const CONTAINER: &[Definition<ContainerFigures>] = &[
 
 #[rustfmt::skip]
 /// Of a pod's interfaces.
-pub(super) const NETWORK: &[Definition<[NetworkInterface]>] = &[
+pub(super) const NETWORK: &[Definition<[InterfaceCounters]>] = &[
     define("container_network_receive_bytes_total", "Cumulative count of bytes received", Counter, &["interface"],
         |all| interfaces(all, |one| one.rx_bytes)),
     define("container_network_receive_packets_total", "Cumulative count of packets received", Counter, &["interface"],

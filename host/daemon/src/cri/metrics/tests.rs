@@ -1,7 +1,7 @@
 use super::{descriptors, pod};
 use bulkhead_cri::v1;
 use bulkhead_sandbox::figures::{
-    ContainerFigures, ContainerStats, GuestFigures, IoStats, NetworkInterface, PodFigures,
+    ContainerFigures, ContainerStats, GuestFigures, InterfaceCounters, IoStats, PodFigures,
 };
 use std::collections::{HashMap, HashSet};
 
@@ -11,9 +11,9 @@ fn figures() -> PodFigures {
     let mut container = bulkhead_agent_files(7_900_000);
     container.timestamp_ns = 3_000_000_000;
     container.processes = 4;
-    let mut eth = NetworkInterface::new();
+    let mut eth = InterfaceCounters::new();
     (eth.name, eth.rx_bytes, eth.tx_errors) = ("eth0".to_owned(), 11, 12);
-    let mut lo = NetworkInterface::new();
+    let mut lo = InterfaceCounters::new();
     lo.name = "lo".to_owned();
     let mut record = crate::cri::tests::sandbox("pod-id");
     record.config.metadata = Some(v1::PodSandboxMetadata {
