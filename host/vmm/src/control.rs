@@ -271,7 +271,7 @@ impl Control {
         if self.shutdown != Shutdown::No
             && matches!(
                 request,
-                Request::BindDisk { .. } | Request::BindTap | Request::Resume
+                Request::BindDisk { .. } | Request::BindTap { .. } | Request::Resume
             )
         {
             return Err(error("The VM is being shut down"));

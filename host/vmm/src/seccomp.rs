@@ -131,7 +131,13 @@ impl Thread {
 
     fn ioctls(self) -> &'static [u64] {
         match self {
-            Self::Vcpu => &[KVM_RUN, KVM_KVMCLOCK_CTRL, KVM_IRQ_LINE, TUNSETOFFLOAD, TUNSETQUEUE],
+            Self::Vcpu => &[
+                KVM_RUN,
+                KVM_KVMCLOCK_CTRL,
+                KVM_IRQ_LINE,
+                TUNSETOFFLOAD,
+                TUNSETQUEUE,
+            ],
             Self::Devices => &[KVM_IRQ_LINE, FIONBIO],
             Self::Disk => &[KVM_IRQ_LINE],
             Self::Net => &[KVM_IRQ_LINE, TUNSETQUEUE],

@@ -52,9 +52,10 @@ pub enum Request {
     /// connected stream socket) for each. A newer feed takes the place of an older one. Without a
     /// feed the guest's connections are reset.
     AcceptGuestConnections,
-    /// Stops the guest: answered by [`Reply::Done`] when no virtual CPU runs and no device of the device
-    /// thread is at work, until [`Request::Resume`]. What the guest had asked of its disks before is still done. Asking
-    /// again is answered in the same way.
+    /// Stops the guest: answered by [`Reply::Done`] when no virtual CPU runs and none of the threads that serve its
+    /// devices is at work, until [`Request::Resume`]. What the guest had asked of its disks before is
+    /// still done, and the host's vhost-net still fills the buffers that it was given. Asking again is answered in
+    /// the same way.
     Pause,
     /// Lets the guest go on where it was paused; its clocks have gone on meanwhile. Of no effect on a VM that
     /// runs. A [`Request::Pause`] that has not been answered yet is refused then.

@@ -33,7 +33,7 @@ use crate::virtio::{Device, copy_config};
 use bulkhead_vmm_api::{DeviceCounters, NetworkLimits};
 use limits::Limits;
 use pair::Pair;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use tap::Tap;
@@ -193,6 +193,15 @@ impl Net {
         limits: &NetworkLimits,
     ) -> Result<(), TapError> {
         self.connect(&Tap::unchecked(sockets), limits)
+    }
+
+    /// Has the threads of all pairs come back from waiting when the descriptor becomes readable. It must
+    /// stay open as long as `self`.
+    ///
+    /// # Errors
+    /// [`Error::Host`].
+    pub fn wake_by(&self, fd: BorrowedFd<'_>) -> Result<(), Error> {
+        self.pairs.iter().try_for_each(|pair| pair.wake_by(fd))
     }
 
     /// Waits for work of pair number `index` if it is to `block`, and does it within a turn. Answers

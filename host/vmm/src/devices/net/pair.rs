@@ -124,6 +124,11 @@ impl Pair {
         self.watch(eventfd(kick), CONTROL)
     }
 
+    /// Has this pair's thread come back from waiting when the descriptor becomes readable.
+    pub(super) fn wake_by(&self, fd: BorrowedFd<'_>) -> Result<(), Error> {
+        self.watch(fd, KICK)
+    }
+
     fn watch(&self, fd: BorrowedFd<'_>, what: u64) -> Result<(), Error> {
         let data = epoll::EventData::new_u64(what);
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
