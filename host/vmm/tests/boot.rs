@@ -508,6 +508,37 @@ fn memory_that_the_guest_has_freed_goes_back_to_the_host() {
     end(vm, ExitReason::GuestPowerOff);
 }
 
+#[test]
+fn memory_keeps_its_content_while_other_memory_comes_and_goes() {
+    let images = images!();
+    let mut shape = Shape::new(&images);
+    (shape.vcpus, shape.memory_mib) = (2, 256);
+    let mut vm = Vm::start(&shape);
+    vm.ready();
+    let rounds: u32 = std::env::var("BULKHEAD_ROUNDS").map_or(3, |n| n.parse().unwrap());
+    let threads: Vec<_> = [40_u32, 70]
+        .into_iter()
+        .map(|mebibytes| {
+            let mut shell = vm.shell();
+            std::thread::spawn(move || {
+                for _ in 0..rounds {
+                    let sum = (mebibytes * 256).to_string();
+                    assert_eq!(shell.ask(&format!("touch {mebibytes}")), sum);
+                    std::thread::sleep(std::time::Duration::from_millis(1500));
+                }
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    let devices = vm.status().devices;
+    let balloon = devices.iter().find(|d| d.device == "balloon").unwrap();
+    assert!(balloon.bytes > 0 && balloon.errors == 0, "{balloon:?}");
+    vm.shell().tell("off");
+    end(vm, ExitReason::GuestPowerOff);
+}
+
 /// Not a test of anything: prints what the default machine costs and how Linux sees it.
 #[test]
 fn figures() {

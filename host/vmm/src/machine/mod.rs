@@ -56,7 +56,7 @@ pub struct Machine {
     pub net: Option<Arc<Net>>,
     /// The VM generation ID.
     pub generation: Generation,
-    /// Where the vCPUs and the device thread stop while the VM is paused.
+    /// Where the vCPUs, the device thread and the network's threads stop while the VM is paused.
     pub gate: Arc<Gate>,
     /// Exits of each vCPU.
     pub exits: Vec<Exits>,
@@ -140,7 +140,7 @@ pub fn build(resources: Resources, verdict: Arc<Verdict>) -> Result<Built, Error
     let pairs = net.as_ref().map_or(0, |net| net.pairs());
     let gate = Arc::new(Gate::new(usize::from(resources.vcpus) + 1 + pairs)?);
     if let Some(net) = &net {
-        net.watch_stop(gate.ring())?;
+        net.wake_by(gate.ring())?;
     }
     let ringing = Arc::clone(&gate);
     // The thread only has to come back from waiting; it stops before it serves anything else.

@@ -126,15 +126,6 @@ impl Net {
         self.pairs.len()
     }
 
-    /// Has every pair's thread come back from waiting when a descriptor becomes readable, which must stay
-    /// open as long as `self`.
-    ///
-    /// # Errors
-    /// [`Error::Host`].
-    pub fn watch_stop(&self, ring: BorrowedFd<'_>) -> Result<(), Error> {
-        self.pairs.iter().try_for_each(|pair| pair.watch_stop(ring))
-    }
-
     /// Whether the host's kernel moves the packets.
     #[must_use]
     pub fn uses_vhost(&self) -> bool {
@@ -202,6 +193,15 @@ impl Net {
         limits: &NetworkLimits,
     ) -> Result<(), TapError> {
         self.connect(&Tap::unchecked(sockets), limits)
+    }
+
+    /// Has the threads of all pairs come back from waiting when the descriptor becomes readable. It must
+    /// stay open as long as `self`.
+    ///
+    /// # Errors
+    /// [`Error::Host`].
+    pub fn wake_by(&self, fd: BorrowedFd<'_>) -> Result<(), Error> {
+        self.pairs.iter().try_for_each(|pair| pair.wake_by(fd))
     }
 
     /// Waits for work of pair number `index` if it is to `block`, and does it within a turn. Answers

@@ -31,8 +31,6 @@ const TIMER: u64 = 3;
 /// vhost-net has used buffers of the receive queue; of the transmit queue; has found nonsense.
 const CALLS: [u64; 2] = [4, 5];
 const ERRORS: u64 = 6;
-/// The pair's thread shall stop for a while.
-const STOP: u64 = 7;
 
 /// What a pair's thread was woken by.
 #[derive(Debug, Clone, Copy, Default)]
@@ -127,10 +125,9 @@ impl Pair {
         self.watch(eventfd(kick), CONTROL)
     }
 
-    /// Has this pair's thread come back from waiting when a descriptor becomes readable, which must stay
-    /// open as long as `self`.
-    pub(super) fn watch_stop(&self, ring: BorrowedFd<'_>) -> Result<(), Error> {
-        self.watch(ring, STOP)
+    /// Has this pair's thread come back from waiting when the descriptor becomes readable.
+    pub(super) fn wake_by(&self, fd: BorrowedFd<'_>) -> Result<(), Error> {
+        self.watch(fd, KICK)
     }
 
     fn watch(&self, fd: BorrowedFd<'_>, what: u64) -> Result<(), Error> {
