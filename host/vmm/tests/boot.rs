@@ -422,8 +422,8 @@ fn exchange(shell: &mut support::Shell, streams: usize) {
 #[test]
 fn the_network_comes_with_its_tap() {
     let images = images!();
-    // The tap with a queue for each pair, one for several, and one for one.
-    let queues = [(1, 1), (4, 1), (4, 4), (4, 2)].map(|(vcpus, queues)| (vcpus, queues, false));
+    // The tap with a queue for each pair, and with one for several.
+    let queues = [(1, 1), (4, 1), (4, 4)].map(|(vcpus, queues)| (vcpus, queues, false));
     // By the host's kernel, too.
     for (vcpus, queues, vhost) in queues.into_iter().chain([(1, 1, true), (4, 4, true)]) {
         let mut shape = Shape::new(&images);

@@ -26,6 +26,14 @@ const COMMANDS: u32 = 5000;
 pub(super) const TAP: &str = "bench0";
 pub(super) const HOST: &str = "10.99.0.1";
 
+/// How often everything is measured: `BULKHEAD_BENCH_ROUNDS`, or the usual number.
+pub(super) fn rounds(usual: usize) -> usize {
+    let rounds = std::env::var("BULKHEAD_BENCH_ROUNDS").ok();
+    rounds
+        .and_then(|rounds| rounds.parse().ok())
+        .unwrap_or(usual)
+}
+
 /// Which VMM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {

@@ -1,6 +1,6 @@
 //! The benchmarks: figures side by side with the peers, in one run, on one machine. Arguments choose
 //! parts (`engine`, `boot`, `pods`, `memory`, `net`, `vsock`); without any, all run. `images`, or `images KIND...`, needs no
-//! VM and is meant for the machine itself; `BULKHEAD_BENCH_ROUNDS` then makes it shorter.
+//! VM and is meant for the machine itself; `BULKHEAD_BENCH_ROUNDS` makes it shorter, and `net` and `vsock` too.
 
 use anyhow::Result;
 use bulkhead_tests::bench::{boot, engine, images, machine, memory, net, pods, vsock};
