@@ -39,8 +39,8 @@ pub fn prepare(parent: &Path) -> Result<()> {
     enable_controllers(parent)
 }
 
-/// Limits the memory of a cgroup to what is available now but `reserve` bytes.
-pub fn reserve_memory(cgroup: &Path, reserve: u64) -> Result<()> {
+/// Limits the memory of a cgroup to what is available now but `reserve` bytes; returns that limit.
+pub fn reserve_memory(cgroup: &Path, reserve: u64) -> Result<u64> {
     let what = || "Cannot read /proc/meminfo".to_owned();
     let text = fs::read_to_string("/proc/meminfo").context(what)?;
     let available = text
@@ -49,7 +49,29 @@ pub fn reserve_memory(cgroup: &Path, reserve: u64) -> Result<()> {
         .and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok())
         .ok_or_else(|| Error::Internal("/proc/meminfo has no MemAvailable".to_owned()))?;
     let limit = (available * 1024).saturating_sub(reserve);
-    fs::write(cgroup.join("memory.max"), limit.to_string())
+    set_memory(cgroup, limit)?;
+    Ok(limit)
+}
+
+/// Limits the memory of a cgroup, unless more is in use that the kernel would kill for.
+pub fn limit_memory(cgroup: &Path, limit: u64) -> Result<()> {
+    let read = |file: &str| fs::read_to_string(cgroup.join(file)).unwrap_or_default();
+    let used: u64 = read("memory.current").trim().parse().unwrap_or(0);
+    let cache = field(&read("memory.stat"), "inactive_file");
+    if used.saturating_sub(cache) > limit {
+        return Err(Error::Precondition(format!(
+            "The containers use {used} bytes of memory, more than the new limit of {limit}"
+        )));
+    }
+    set_memory(cgroup, limit)
+}
+
+fn set_memory(cgroup: &Path, limit: u64) -> Result<()> {
+    let value = match limit {
+        u64::MAX => "max".to_owned(),
+        limit => limit.to_string(),
+    };
+    fs::write(cgroup.join("memory.max"), value)
         .context(|| format!("Cannot limit the memory of {}", cgroup.display()))
 }
 

@@ -123,6 +123,26 @@ impl Node {
         Snapshot::take(Some(&state), daemon).since(&self.before)
     }
 
+    /// Ends the daemon as a service manager does; its pods go on.
+    ///
+    /// # Errors
+    /// It did not end well.
+    pub fn stop(&mut self) -> Result<()> {
+        let status = self.terminate()?;
+        ensure!(status.success(), "The daemon ended with {status}");
+        Ok(())
+    }
+
+    /// Starts the daemon again after [`Node::stop`].
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.daemon = Some(start_daemon(self.directory.path(), None)?);
+        self.channel = connect(&self.path().join("bulkhead.sock")).await?;
+        Ok(())
+    }
+
     /// Kills the daemon as `kill -9` does and starts it again.
     ///
     /// # Errors

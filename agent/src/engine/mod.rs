@@ -39,7 +39,7 @@ use bulkhead_agent_api::agent::{ContainerState, ContainerStats};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::{OnceCell, mpsc, oneshot};
 use usage::Usage;
@@ -72,6 +72,8 @@ pub struct Shared {
     execs: AtomicU64,
     backing: Arc<dyn Backing>,
     stats_turn: tokio::sync::Mutex<()>,
+    /// Memory in bytes that containers can have together, all that there is until it is known.
+    spare_memory: AtomicU64,
     /// The streams.
     pub hub: Arc<Hub>,
     /// The events.
@@ -196,6 +198,7 @@ impl Engine {
                 execs: AtomicU64::new(0),
                 backing,
                 stats_turn: tokio::sync::Mutex::default(),
+                spare_memory: AtomicU64::new(u64::MAX),
                 hub: Arc::default(),
                 events: Arc::default(),
             }),
@@ -213,7 +216,21 @@ impl Engine {
     /// they use up the rest, it is one of them that the kernel ends.
     pub async fn reserve_memory(&self, reserve: u64) -> Result<()> {
         self.shared.prepare_cgroup().await?;
-        cgroup::reserve_memory(&self.shared.paths.cgroup, reserve)
+        let spare = cgroup::reserve_memory(&self.shared.paths.cgroup, reserve)?;
+        self.shared.spare_memory.store(spare, Ordering::Release);
+        Ok(())
+    }
+
+    /// Limits the memory of all containers together, in bytes; 0 and more than there is to spare is
+    /// all that there is.
+    pub async fn limit_memory(&self, bytes: u64) -> Result<()> {
+        self.shared.prepare_cgroup().await?;
+        let spare = self.shared.spare_memory.load(Ordering::Acquire);
+        let limit = match bytes {
+            0 => spare,
+            bytes => bytes.min(spare),
+        };
+        cgroup::limit_memory(&self.shared.paths.cgroup, limit)
     }
 
     /// The streams, for their server.

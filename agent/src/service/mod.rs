@@ -10,8 +10,8 @@ use crate::{Error, engine};
 use async_trait::async_trait;
 use bulkhead_agent_api::agent::{
     ConfigureRequest, ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty,
-    Event, EventsRequest, ExecRequest, ExecResponse, ListContainersResponse, ResizeTerminalRequest,
-    SignalRequest, StatsRequest, StatsResponse, UpdateContainerRequest,
+    Event, EventsRequest, ExecRequest, ExecResponse, LimitPodRequest, ListContainersResponse,
+    ResizeTerminalRequest, SignalRequest, StatsRequest, StatsResponse, UpdateContainerRequest,
 };
 use bulkhead_agent_api::{agent as api, agent_ttrpc};
 use std::sync::Arc;
@@ -180,6 +180,12 @@ impl agent_ttrpc::Agent for Service {
             .update(&container(&request.container_id)?, request.resources)
             .await
             .map_err(rpc)?;
+        Ok(Empty::new())
+    }
+
+    async fn limit_pod(&self, _: &TtrpcContext, request: LimitPodRequest) -> Answer<Empty> {
+        let limited = self.engine.limit_memory(request.memory_bytes).await;
+        limited.map_err(rpc)?;
         Ok(Empty::new())
     }
 

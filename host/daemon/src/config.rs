@@ -25,6 +25,12 @@ pub(crate) struct Config {
     pub(crate) state: PathBuf,
     /// The CRI socket.
     pub(crate) socket: PathBuf,
+    /// Its permissions.
+    pub(crate) socket_mode: u32,
+    /// The user it belongs to.
+    pub(crate) socket_uid: u32,
+    /// The group it belongs to.
+    pub(crate) socket_gid: u32,
     /// The VMM's program.
     pub(crate) vmm: PathBuf,
     /// Parent of the cgroups of pods whose request names none.
@@ -102,6 +108,9 @@ impl Default for Config {
             root: "/var/lib/bulkhead".into(),
             state: "/run/bulkhead".into(),
             socket: DEFAULT_SOCKET.into(),
+            socket_mode: 0o660,
+            socket_uid: 0,
+            socket_gid: 0,
             vmm: "/usr/lib/bulkhead/bulkhead-vmm".into(),
             cgroup_parent: "/bulkhead".into(),
             vmm_users: VmmUsers::default(),
@@ -138,6 +147,11 @@ impl Config {
                 config.default_runtime
             );
         }
+        anyhow::ensure!(
+            config.socket_mode <= 0o777,
+            "socket_mode is 0o{:o}; it must be permissions such as 0o660",
+            config.socket_mode
+        );
         let VmmUsers { first, count } = config.vmm_users;
         anyhow::ensure!(
             first > 0 && count > 0 && first.checked_add(count).is_some(),
@@ -166,6 +180,7 @@ impl Config {
             within(runtime.cpus.into(), 1, 32, "cpus")?;
             within(runtime.memory_mib, 16, 1 << 24, "memory_mib")?;
             within(runtime.overhead_mib, 32, 1 << 20, "overhead_mib")?;
+            within(runtime.vmm_overhead_mib, 16, 1 << 20, "vmm_overhead_mib")?;
             within(runtime.scratch_mib, 64, 1 << 20, "scratch_mib")?;
             within(runtime.read_only_slots.into(), 1, 32, "read_only_slots")?;
             within(runtime.read_write_slots.into(), 1, 32, "read_write_slots")?;
@@ -216,6 +231,7 @@ mod tests {
     #[test]
     fn values_out_of_range_are_named() {
         assert!(error("[runtimes.bulkhead]\ncpus = 0").contains("runtimes.bulkhead.cpus is 0"));
+        assert!(error("socket_mode = 0o1777").contains("socket_mode is 0o1777"));
         assert!(error("vmm_users = { first = 0 }").contains("vmm_users"));
         assert!(error("vmm_users = { first = 4294967295 }").contains("vmm_users"));
         assert!(

@@ -9,9 +9,9 @@ use bulkhead_cri::v1::runtime_service_server::RuntimeServiceServer;
 use bulkhead_image::ImageStore;
 use bulkhead_node_api::v1::node_server::NodeServer;
 use bulkhead_sandbox::Sandboxes;
+use std::fs::Permissions;
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::sync::Arc;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,7 +30,7 @@ pub(crate) async fn serve(config: Config, json_logs: bool) -> Result<()> {
     let settings = config.images.store();
     let images = tokio::task::spawn_blocking(move || ImageStore::open(&root, settings)).await??;
     let sandboxes = Sandboxes::open(config.node()).await?;
-    let listener = listen(&config.socket).await?;
+    let listener = listen(&config).await?;
     let runtime = RuntimeApi::new(Arc::clone(&config), sandboxes.clone(), images.clone());
     let node = NodeApi::new(sandboxes, images.clone());
     let router = Server::builder()
@@ -77,9 +77,10 @@ fn log_to_stderr(json: bool) {
     }
 }
 
-/// Listens on a socket that only root may use. A socket that a dead daemon left is replaced, a
+/// Listens on the socket, which only its owner and group may use. A socket that a dead daemon left is replaced, a
 /// living one's is not.
-async fn listen(path: &Path) -> Result<UnixListener> {
+async fn listen(config: &Config) -> Result<UnixListener> {
+    let path = config.socket.as_path();
     if let Some(directory) = path.parent() {
         tokio::fs::create_dir_all(directory)
             .await
@@ -99,8 +100,12 @@ async fn listen(path: &Path) -> Result<UnixListener> {
     }
     let listener =
         UnixListener::bind(path).with_context(|| format!("Cannot listen on {}", path.display()))?;
-    tokio::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+    // In this order: until it has its owner only root can connect.
+    let protect = || format!("Cannot protect {}", path.display());
+    std::os::unix::fs::chown(path, Some(config.socket_uid), Some(config.socket_gid))
+        .with_context(protect)?;
+    tokio::fs::set_permissions(path, Permissions::from_mode(config.socket_mode))
         .await
-        .with_context(|| format!("Cannot protect {}", path.display()))?;
+        .with_context(protect)?;
     Ok(listener)
 }

@@ -9,8 +9,8 @@ use crate::record::StreamIds;
 use crate::{Result, SandboxError};
 use bulkhead_agent_api::agent::{
     ConfigureRequest, ContainerRequest, CreateContainerRequest, Empty, Event, EventsRequest,
-    ExecRequest, ListContainersResponse, ResizeTerminalRequest, SignalRequest, StatsRequest,
-    StatsResponse, Stdio, UpdateContainerRequest,
+    ExecRequest, LimitPodRequest, ListContainersResponse, ResizeTerminalRequest, SignalRequest,
+    StatsRequest, StatsResponse, Stdio, UpdateContainerRequest,
 };
 use bulkhead_agent_api::agent_ttrpc::AgentClient;
 use bulkhead_agent_api::{CONTROL_PORT, STREAM_PORT};
@@ -73,11 +73,10 @@ impl Agent {
         self.call("Configuration", self.pod(), call).await.map(drop)
     }
 
-    pub(crate) async fn create_container(&self, request: &CreateContainerRequest) -> Result<()> {
+    pub(crate) async fn create_container(&self, request: &CreateContainerRequest) -> Result<u32> {
         let call = self.client.create_container(deadline(), request);
-        self.call("Creation", container(&request.container_id), call)
-            .await
-            .map(drop)
+        let made = self.call("Creation", container(&request.container_id), call);
+        Ok(made.await?.pid)
     }
 
     pub(crate) async fn start_container(&self, id: &str) -> Result<()> {
@@ -119,6 +118,16 @@ impl Agent {
                 message: format!("the guest did not answer within {limit:?}"),
             }),
         }
+    }
+
+    /// Limits the memory of all containers together; 0 is what the guest's size allows.
+    pub(crate) async fn limit_memory(&self, bytes: u64) -> Result<()> {
+        let mut request = LimitPodRequest::new();
+        request.memory_bytes = bytes;
+        let call = self.client.limit_pod(deadline(), &request);
+        self.call("Limiting the memory", self.pod(), call)
+            .await
+            .map(drop)
     }
 
     pub(crate) async fn exec(&self, request: &ExecRequest) -> Result<()> {

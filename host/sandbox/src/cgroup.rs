@@ -3,6 +3,7 @@
 //!
 //! cgroup v2 only: kernel documentation, admin-guide/cgroup-v2.
 
+use crate::limits::HostLimits;
 use crate::store::blocking;
 use crate::{Result, SandboxError};
 use bulkhead_agent_api::agent::ContainerStats;
@@ -14,6 +15,8 @@ use std::path::{Component, Path, PathBuf};
 
 /// Where cgroup v2 is mounted.
 const MOUNT: &str = "/sys/fs/cgroup";
+/// What limits and figures of a pod need.
+const CONTROLLERS: [&str; 4] = ["cpu", "memory", "io", "pids"];
 
 /// A pod's cgroup.
 #[derive(Debug, Clone)]
@@ -41,7 +44,31 @@ impl PodCgroup {
                 });
             }
             fs::create_dir_all(&path)
-                .map_err(SandboxError::io(format!("make the cgroup {}", path.display())))
+                .map_err(SandboxError::io(format!("make the cgroup {}", path.display())))?;
+            enable_controllers(&path);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Sets limits.
+    pub(crate) async fn limit(&self, limits: HostLimits) -> Result<()> {
+        let path = self.path.clone();
+        blocking(move || {
+            for (file, value) in limits.files {
+                let file = path.join(file);
+                if !file.exists() {
+                    return Err(SandboxError::NodeUnfit {
+                        problem: format!(
+                            "the pod has a limit but its cgroup has no {}; enable the cpu and memory controllers of cgroup v2 for it",
+                            file.display()
+                        ),
+                    });
+                }
+                let doing = format!("set {} to {value}", file.display());
+                fs::write(&file, value).map_err(SandboxError::io(doing))?;
+            }
+            Ok(())
         })
         .await
     }
@@ -81,6 +108,28 @@ impl PodCgroup {
         value
             .and_then(|value| value.trim().parse().ok())
             .unwrap_or(0)
+    }
+}
+
+/// Lets a cgroup use the controllers of limits and figures, which its parents must hand down. One
+/// that cannot is left out: a limit that needs it fails by name, figures are absent.
+fn enable_controllers(path: &Path) {
+    let above: Vec<&Path> = path
+        .ancestors()
+        .skip(1)
+        .take_while(|parent| parent.starts_with(MOUNT))
+        .collect();
+    for parent in above.into_iter().rev() {
+        let control = parent.join("cgroup.subtree_control");
+        let enabled = fs::read_to_string(&control).unwrap_or_default();
+        for controller in CONTROLLERS {
+            if enabled.split_whitespace().any(|one| one == controller) {
+                continue;
+            }
+            if let Err(error) = fs::write(&control, format!("+{controller}")) {
+                tracing::debug!(controller, %error, parent = %parent.display(), "A controller is not handed down");
+            }
+        }
     }
 }
 

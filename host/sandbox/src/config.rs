@@ -41,6 +41,16 @@ impl Default for VmmUsers {
     }
 }
 
+/// A seccomp profile that needs no file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SeccompDefault {
+    /// The built-in profile.
+    #[default]
+    RuntimeDefault,
+    /// None.
+    Unconfined,
+}
+
 /// A runtime handler: how its pods' VMs are built.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -55,6 +65,11 @@ pub struct RuntimeConfig {
     pub memory_mib: u64,
     /// Memory in MiB that the guest's kernel and agent get on top.
     pub overhead_mib: u64,
+    /// Memory in MiB that the VMM, and the node's kernel for it, may use besides the VM's own; the
+    /// limit of the pod's cgroup has it.
+    pub vmm_overhead_mib: u64,
+    /// The seccomp profile of a container whose request says nothing of it.
+    pub seccomp_default: SeccompDefault,
     /// Size of the scratch disk in MiB; it is sparse.
     pub scratch_mib: u64,
     /// Slots for image disks: so many different images a pod can use.
@@ -73,6 +88,8 @@ impl Default for RuntimeConfig {
             cpus: 1,
             memory_mib: 256,
             overhead_mib: 64,
+            vmm_overhead_mib: 64,
+            seccomp_default: SeccompDefault::RuntimeDefault,
             scratch_mib: 10 * 1024,
             read_only_slots: 8,
             read_write_slots: 4,

@@ -19,7 +19,7 @@ use crate::stats::Rate;
 use crate::{Result, SandboxError};
 use bulkhead_agent_api::agent::Exit;
 use bulkhead_cri::v1::LinuxContainerResources;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -57,6 +57,7 @@ pub struct Container {
     record: ContainerRecord,
     state: watch::Sender<ContainerState>,
     started_at: AtomicI64,
+    pid: AtomicU32,
     pub(crate) io: Arc<ContainerIo>,
     pump: Mutex<Option<JoinHandle<()>>>,
     /// What holds now; the record has what it was made with.
@@ -101,6 +102,7 @@ impl Container {
             ending: tokio::sync::Mutex::default(),
             state: watch::Sender::new(record.state.clone()),
             started_at: AtomicI64::new(started_at),
+            pid: AtomicU32::new(record.pid),
             resources: Mutex::new(
                 record
                     .config
@@ -128,6 +130,7 @@ impl Container {
     pub fn record(&self) -> ContainerRecord {
         let mut record = ContainerRecord {
             state: self.state(),
+            pid: self.pid.load(Ordering::Acquire),
             ..self.record.clone()
         };
         if let Some(resources) = self.resources() {
@@ -148,6 +151,18 @@ impl Container {
         *resources.unwrap_or_else(PoisonError::into_inner) = Some(new);
     }
 
+    pub(crate) fn set_pid(&self, pid: u32) {
+        self.pid.store(pid, Ordering::Release);
+    }
+
+    /// Its OCI specification as JSON, as the agent got it.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn spec(&self) -> Result<Option<Vec<u8>>> {
+        self.sandbox.services.store.spec(self.id()).await
+    }
+
     /// Where it is in its life.
     #[must_use]
     pub fn state(&self) -> ContainerState {
@@ -158,7 +173,9 @@ impl Container {
     pub(crate) async fn connect_streams(&self, running: &Running) -> Result<()> {
         let ids = self.record.streams;
         let path = &self.record.log_path;
-        let log = Pump::open_log(path)
+        self.io
+            .log
+            .open(path)
             .await
             .map_err(SandboxError::io(format!("open the log {}", path.display())))?;
         if ids.stdin != 0 {
@@ -174,7 +191,6 @@ impl Container {
         }
         let pump = Pump {
             container: self.record.id.clone(),
-            log,
             io: Arc::clone(&self.io),
         };
         let [stdout, stderr] = outputs;
@@ -206,6 +222,23 @@ impl Container {
         });
         self.told.started(|kind| self.tell(kind));
         self.store().await
+    }
+
+    /// Goes on writing the log to a new file at its path, after somebody has moved the old one away.
+    /// No line is lost or comes twice.
+    ///
+    /// # Errors
+    /// [`SandboxError::WrongState`] unless it runs; the file cannot be opened.
+    pub async fn reopen_log(&self) -> Result<()> {
+        if !matches!(self.state(), ContainerState::Running { .. }) {
+            return Err(self.wrong_state("only the log of a running container can be reopened"));
+        }
+        let path = &self.record.log_path;
+        let opened = self.io.log.open(path).await;
+        opened.map_err(SandboxError::io(format!(
+            "reopen the log {}",
+            path.display()
+        )))
     }
 
     /// Stops the container: its stop signal, `grace` to end by itself, then SIGKILL. Returns when

@@ -36,6 +36,14 @@ pub enum SandboxError {
         /// What is wrong and what would be right.
         problem: String,
     },
+    /// A limit is beyond what the pod's VM was booted with.
+    #[error("{field}: {problem}; a VM does not grow, start the pod anew with the larger limit")]
+    BeyondVm {
+        /// Where the limit is in the request.
+        field: &'static str,
+        /// Which limit, and what the VM has.
+        problem: String,
+    },
     /// No such pod or container.
     #[error("There is no {what} {id:?}")]
     NotFound {
@@ -237,9 +245,10 @@ impl SandboxError {
             Self::InvalidField { .. } | Self::Ambiguous { .. } => Kind::InvalidArgument,
             Self::NotFound { .. } => Kind::NotFound,
             Self::NameTaken { .. } => Kind::AlreadyExists,
-            Self::WrongState { .. } | Self::NodeUnfit { .. } | Self::AgentVersion { .. } => {
-                Kind::FailedPrecondition
-            }
+            Self::WrongState { .. }
+            | Self::BeyondVm { .. }
+            | Self::NodeUnfit { .. }
+            | Self::AgentVersion { .. } => Kind::FailedPrecondition,
             Self::Unsupported { .. } => Kind::Unimplemented,
             Self::NoSlot { .. } | Self::NoUser { .. } => Kind::ResourceExhausted,
             Self::BootTimeout { .. } | Self::ExecTimeout { .. } => Kind::DeadlineExceeded,

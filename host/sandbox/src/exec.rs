@@ -12,8 +12,9 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
-/// The most output of one stream that ExecSync returns; the rest is dropped, as containerd does.
-const MAX_OUTPUT: usize = 16 << 20;
+/// The most output of one stream that ExecSync returns; the rest is dropped. Both streams together
+/// must fit in one message of 16 MiB, which is the kubelet's limit.
+const MAX_OUTPUT: usize = (8 << 20) - 4096;
 /// SIGKILL.
 const KILL: u32 = 9;
 

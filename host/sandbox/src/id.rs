@@ -84,4 +84,33 @@ mod tests {
             Err(SandboxError::NotFound { .. })
         ));
     }
+
+    proptest::proptest! {
+        /// A beginning means the one id that has it, a whole id itself, and nothing means nothing.
+        #[test]
+        fn beginnings_are_found_as_by_looking_at_all(
+            ids in proptest::collection::btree_set("[01]{1,5}", 0..12),
+            wanted in "[01]{0,5}",
+        ) {
+            let all: BTreeMap<String, String> = ids.into_iter().map(|id| (id.clone(), id)).collect();
+            let begun: Vec<_> = all.keys().filter(|id| id.starts_with(&wanted)).collect();
+            let found = find(&all, "pod", &wanted);
+            match begun.as_slice() {
+                _ if wanted.is_empty() => {
+                    let nothing = matches!(found, Err(SandboxError::NotFound { .. }));
+                    proptest::prop_assert!(nothing);
+                }
+                _ if all.contains_key(&wanted) => proptest::prop_assert_eq!(found.unwrap(), &wanted),
+                [] => {
+                    let nothing = matches!(found, Err(SandboxError::NotFound { .. }));
+                    proptest::prop_assert!(nothing);
+                }
+                [one] => proptest::prop_assert_eq!(&found.unwrap(), one),
+                _ => {
+                    let many = matches!(found, Err(SandboxError::Ambiguous { .. }));
+                    proptest::prop_assert!(many);
+                }
+            }
+        }
+    }
 }

@@ -18,6 +18,7 @@ mod events;
 mod exec;
 mod id;
 mod io;
+mod limits;
 mod names;
 pub mod phases;
 mod place;
@@ -32,13 +33,15 @@ mod store;
 mod update;
 mod vm;
 
-pub use config::{NodeConfig, RuntimeConfig, VmmUsers};
+pub use config::{NodeConfig, RuntimeConfig, SeccompDefault, VmmUsers};
 pub use container::{Container, ContainerImage};
 pub use error::{Kind, SandboxError};
 pub use events::{BACKLOG, EventKind, PodEvent};
 pub use exec::{ExecOutput, ExecRequest, Execution};
 pub use io::{OutputChunk, StreamKind};
-pub use record::{ContainerRecord, ContainerState, ExitRecord, SandboxRecord, SandboxState};
+pub use record::{
+    ContainerRecord, ContainerState, ExitRecord, SandboxRecord, SandboxState, VmSize,
+};
 pub use registry::Sandboxes;
 pub use sandbox::Sandbox;
 pub use vm::kvm;

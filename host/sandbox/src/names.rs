@@ -80,3 +80,36 @@ fn missing(field: &'static str) -> SandboxError {
         problem: "must be set".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Names;
+
+    #[test]
+    fn of_many_at_once_one_gets_the_name() {
+        let names = Names::default();
+        for round in 0..50 {
+            let name = format!("pod-{round}");
+            let barrier = std::sync::Barrier::new(8);
+            let won: Vec<String> = std::thread::scope(|scope| {
+                let tries: Vec<_> = (0..8)
+                    .map(|number| {
+                        let (names, name, barrier) = (names.clone(), &name, &barrier);
+                        scope.spawn(move || {
+                            let id = number.to_string();
+                            barrier.wait();
+                            names.reserve("pod sandbox", name, &id).ok().map(|()| id)
+                        })
+                    })
+                    .collect();
+                let tries = tries.into_iter();
+                tries.filter_map(|one| one.join().unwrap()).collect()
+            });
+            assert_eq!(won.len(), 1, "{won:?}");
+            names.release(&name, "somebody else");
+            names.reserve("pod sandbox", &name, "x").unwrap_err();
+            names.release(&name, &won[0]);
+            names.reserve("pod sandbox", &name, "x").unwrap();
+        }
+    }
+}

@@ -9,10 +9,11 @@ use crate::config::RuntimeConfig;
 use crate::phases::Phases;
 
 /// Where a sandbox is in its life; see [`crate::sandbox`] for who moves it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SandboxState {
     /// Being set up.
+    #[default]
     Starting,
     /// The agent serves.
     Ready,
@@ -39,7 +40,7 @@ impl SandboxState {
 }
 
 /// A pod sandbox as it is stored.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct SandboxRecord {
     /// Its id.
     pub id: String,
@@ -64,6 +65,12 @@ pub struct SandboxRecord {
     /// The VMM, while it runs.
     #[serde(default)]
     pub vmm: Option<VmmIdentity>,
+    /// What the VM was booted with; nothing before.
+    #[serde(default)]
+    pub size: Option<VmSize>,
+    /// What UpdatePodSandboxResources has set since.
+    #[serde(default)]
+    pub resources: Option<v1::LinuxContainerResources>,
     /// The block devices of the node that its containers have asked for.
     #[serde(default)]
     pub block_volumes: Vec<BlockVolume>,
@@ -76,6 +83,17 @@ pub struct BlockVolume {
     pub slot: DiskSlot,
     /// `st_rdev` on the node.
     pub number: u64,
+}
+
+/// What a VM was booted with. It never changes shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmSize {
+    /// Virtual CPUs.
+    pub vcpus: u8,
+    /// Memory in MiB, with what the guest's kernel and agent need.
+    pub memory_mib: u64,
+    /// The part of it that is meant for the containers.
+    pub pod_memory_mib: u64,
 }
 
 /// A process and a way to know it from another that got its number later.
@@ -163,6 +181,9 @@ pub struct ContainerRecord {
     /// Leave out the groups that the image has for the user.
     #[serde(default)]
     pub strict_groups: bool,
+    /// Its first process, by its number in the guest; 0 if it is not known.
+    #[serde(default)]
+    pub pid: u32,
     /// The slot of its image.
     pub image_slot: u8,
     /// The images that it has as volumes, and their slots.

@@ -17,6 +17,7 @@ use crate::{Result, SandboxError, block, cgroup, restore, spec};
 use bulkhead_agent_api::agent::CreateContainerRequest;
 use bulkhead_cri::v1;
 use bulkhead_vmm_api::DiskSlot;
+use ipnet::IpNet;
 use oci_spec::runtime::Spec;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -29,6 +30,7 @@ use tokio::sync::{broadcast, oneshot};
 pub struct Sandboxes {
     pub(crate) services: Arc<Services>,
     pub(crate) names: Names,
+    pod_cidrs: Arc<Mutex<Vec<IpNet>>>,
     sandboxes: Arc<Mutex<BTreeMap<String, Arc<Sandbox>>>>,
     containers: Arc<Mutex<BTreeMap<String, Arc<Container>>>>,
 }
@@ -51,7 +53,10 @@ impl Sandboxes {
         let users = Users::new(config.vmm_users);
         let maker = scratch.clone();
         blocking(move || maker.clean()).await?;
+        let cidrs = store.clone();
+        let cidrs = blocking(move || cidrs.pod_cidrs()).await?;
         let sandboxes = Self {
+            pod_cidrs: Arc::new(Mutex::new(cidrs)),
             services: Arc::new(Services {
                 config,
                 store,
@@ -65,6 +70,23 @@ impl Sandboxes {
         };
         restore::restore(&sandboxes).await?;
         Ok(sandboxes)
+    }
+
+    /// The networks that pods have addresses of, as the kubelet has told them last; they outlive the
+    /// daemon.
+    #[must_use]
+    pub fn pod_cidrs(&self) -> Vec<IpNet> {
+        lock(&self.pod_cidrs).clone()
+    }
+
+    /// Sets the networks that pods have addresses of.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn set_pod_cidrs(&self, cidrs: Vec<IpNet>) -> Result<()> {
+        self.services.store.put_pod_cidrs(&cidrs).await?;
+        *lock(&self.pod_cidrs) = cidrs;
+        Ok(())
     }
 
     /// Finds a pod sandbox by its id or a unique beginning of it.
@@ -129,6 +151,8 @@ impl Sandboxes {
             phases: Default::default(),
             guest_kernel: String::new(),
             vmm: None,
+            size: None,
+            resources: None,
             block_volumes: Vec::new(),
         };
         self.names.reserve("pod sandbox", &name, &id)?;
@@ -225,7 +249,8 @@ impl Sandboxes {
         let name = names::of_container(&config, &sandbox.id())?;
         let mut built = spec::build(&id, &config, &sandbox.record().config, &image)?;
         let profiles = &self.services.config.seccomp_profiles;
-        spec::seccomp::apply(&mut built.spec, &config, profiles).await?;
+        let unset = sandbox.record().runtime.seccomp_default;
+        spec::seccomp::apply(&mut built.spec, &config, unset, profiles).await?;
         let stop_signal = spec::stop_signal(&image.stop_signal)?;
         let devices = block::open(config.devices.clone()).await?;
         let mut request = CreateContainerRequest::new();
@@ -254,6 +279,7 @@ impl Sandboxes {
             user: built.user,
             strict_groups: built.strict_groups,
             image_slot: 0,
+            pid: 0,
             image_volumes: Vec::new(),
             id: id.clone(),
             config,
@@ -314,11 +340,12 @@ impl Sandboxes {
                 container: record.id.clone(),
                 source,
             })?;
-            self.services.store.put_container(&record).await?;
+            let spec = request.spec.clone();
+            self.services.store.put_new_container(&record, spec).await?;
             let container = Container::new(Arc::clone(sandbox), record);
             // Known to the pod before the agent can have events of it.
             sandbox.add_container(&container);
-            running.agent.create_container(&request).await?;
+            container.set_pid(running.agent.create_container(&request).await?);
             container.connect_streams(running).await?;
             Ok(container)
         };

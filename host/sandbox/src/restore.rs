@@ -139,6 +139,7 @@ async fn adopt_container(
             .await;
         return Ok(());
     };
+    container.set_pid(found.pid);
     container.connect_streams(running).await?;
     if let Some(exit) = found.exit.clone().into_option() {
         container.on_exit(exit).await;

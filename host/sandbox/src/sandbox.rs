@@ -28,8 +28,9 @@ use crate::scratch::ScratchMaker;
 use crate::stats::{Rate, Silence};
 use crate::store::Store;
 use crate::vm::{Feed, Users, Vm, VmRequest};
-use crate::{Result, SandboxError};
+use crate::{Result, SandboxError, limits};
 use bulkhead_agent_api::agent::{Announcement, Exit};
+use bulkhead_cri::v1::LinuxContainerResources;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -57,6 +58,8 @@ pub struct Sandbox {
     record: Mutex<SandboxRecord>,
     /// Held while the record goes to the store, so that the newest is the last.
     storing: tokio::sync::Mutex<()>,
+    /// Held by the one who changes its limits.
+    pub(crate) updates: tokio::sync::Mutex<()>,
     state: watch::Sender<SandboxState>,
     stop: CancellationToken,
     running: OnceLock<Arc<Running>>,
@@ -119,6 +122,7 @@ impl Sandbox {
             state: watch::Sender::new(record.state.clone()),
             record: Mutex::new(record),
             storing: tokio::sync::Mutex::default(),
+            updates: tokio::sync::Mutex::default(),
             stop: CancellationToken::new(),
             running: OnceLock::new(),
             containers: Mutex::default(),
@@ -222,6 +226,20 @@ impl Sandbox {
         }
     }
 
+    /// Limits that have been set, those of the store.
+    pub(crate) async fn remember_resources(&self, new: LinuxContainerResources) -> Result<()> {
+        let _turn = self.storing.lock().await;
+        let record = SandboxRecord {
+            resources: Some(new.clone()),
+            ..self.record()
+        };
+        if !matches!(record.state, SandboxState::Ended { .. }) {
+            self.services.store.put_sandbox(&record).await?;
+        }
+        self.lock_record().resources = Some(new);
+        Ok(())
+    }
+
     /// Intent first: the store knows before anybody else does.
     async fn enter(&self, state: SandboxState) {
         let _turn = self.storing.lock().await;
@@ -286,6 +304,13 @@ async fn start(sandbox: &Sandbox) -> Result<Running> {
             directory.display()
         )))?;
     cgroup.create().await?;
+    let linux = record.config.linux.clone().unwrap_or_default();
+    let (resources, overhead) = (
+        linux.resources.unwrap_or_default(),
+        linux.overhead.unwrap_or_default(),
+    );
+    let limits = limits::of_host(&record, size, &resources, &overhead);
+    cgroup.limit(limits).await?;
     let bytes = record.runtime.scratch_mib << 20;
     let scratch = sandbox
         .services
@@ -307,6 +332,7 @@ async fn start(sandbox: &Sandbox) -> Result<Running> {
     {
         let mut record = sandbox.lock_record();
         record.vmm = Some(vm.identity());
+        record.size = Some(size);
         record.phases.prepare_ns = spawned - began;
     }
     sandbox

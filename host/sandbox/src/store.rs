@@ -6,14 +6,24 @@
 
 use crate::record::{ContainerRecord, SandboxRecord};
 use crate::{Result, SandboxError};
+use ipnet::IpNet;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::Path;
 use std::sync::Arc;
 
 type Table = TableDefinition<'static, &'static str, &'static [u8]>;
+/// A table, the key, and the new value or its removal.
+type Change = (Table, String, Option<Vec<u8>>);
 const SANDBOXES: Table = TableDefinition::new("sandboxes");
 const CONTAINERS: Table = TableDefinition::new("containers");
+/// The OCI specifications of containers. Apart, for they are large and seldom wanted.
+const SPECS: Table = TableDefinition::new("specs");
+/// What the kubelet has told the node, by name.
+const SETTINGS: Table = TableDefinition::new("settings");
+const POD_CIDRS: &str = "pod-cidrs";
+/// Pages kept in memory, bytes. What is read often is in the daemon's own maps.
+const CACHE: usize = 2 << 20;
 
 /// The state store; clones share it.
 #[derive(Clone)]
@@ -28,11 +38,14 @@ impl Store {
             doing: "open",
             source: error,
         };
-        let database = Database::create(path).map_err(|error| failed(error.into()))?;
+        let database = Database::builder()
+            .set_cache_size(CACHE)
+            .create(path)
+            .map_err(|error| failed(error.into()))?;
         let transaction = database
             .begin_write()
             .map_err(|error| failed(error.into()))?;
-        for table in [SANDBOXES, CONTAINERS] {
+        for table in [SANDBOXES, CONTAINERS, SPECS, SETTINGS] {
             transaction
                 .open_table(table)
                 .map_err(|error| failed(error.into()))?;
@@ -51,12 +64,58 @@ impl Store {
         self.put(CONTAINERS, &record.id, record).await
     }
 
+    /// Remembers a new container together with its OCI specification (JSON).
+    pub(crate) async fn put_new_container(
+        &self,
+        record: &ContainerRecord,
+        spec: Vec<u8>,
+    ) -> Result<()> {
+        let id = record.id.clone();
+        let changes = vec![
+            (CONTAINERS, id.clone(), Some(json(&id, record)?)),
+            (SPECS, id, Some(spec)),
+        ];
+        self.write("write", changes).await
+    }
+
+    /// The OCI specification of a container; nothing if none is remembered.
+    pub(crate) async fn spec(&self, id: &str) -> Result<Option<Vec<u8>>> {
+        let (database, id) = (Arc::clone(&self.database), id.to_owned());
+        blocking(move || {
+            let read = || -> Result<Option<Vec<u8>>, redb::Error> {
+                let table = database.begin_read()?.open_table(SPECS)?;
+                Ok(table.get(id.as_str())?.map(|bytes| bytes.value().to_vec()))
+            };
+            let failed = |source| SandboxError::Store {
+                doing: "read",
+                source,
+            };
+            read().map_err(failed)
+        })
+        .await
+    }
+
     pub(crate) async fn delete_sandbox(&self, id: &str) -> Result<()> {
-        self.delete(SANDBOXES, id).await
+        self.write("delete", vec![(SANDBOXES, id.to_owned(), None)])
+            .await
     }
 
     pub(crate) async fn delete_container(&self, id: &str) -> Result<()> {
-        self.delete(CONTAINERS, id).await
+        let changes = vec![
+            (CONTAINERS, id.to_owned(), None),
+            (SPECS, id.to_owned(), None),
+        ];
+        self.write("delete", changes).await
+    }
+
+    pub(crate) async fn put_pod_cidrs(&self, cidrs: &[IpNet]) -> Result<()> {
+        self.put(SETTINGS, POD_CIDRS, cidrs).await
+    }
+
+    /// The pods' networks as they were told last. Blocks.
+    pub(crate) fn pod_cidrs(&self) -> Result<Vec<IpNet>> {
+        let mut all: Vec<Vec<IpNet>> = self.all(SETTINGS)?;
+        Ok(all.pop().unwrap_or_default())
     }
 
     /// Every pod that is remembered. Blocks.
@@ -69,33 +128,20 @@ impl Store {
         self.all(CONTAINERS)
     }
 
-    async fn put(&self, table: Table, id: &str, record: &impl Serialize) -> Result<()> {
-        let bytes = serde_json::to_vec(record).map_err(|source| SandboxError::Record {
-            id: id.to_owned(),
-            source,
-        })?;
-        self.write(table, "write", id, Some(bytes)).await
+    async fn put(&self, table: Table, id: &str, record: &(impl Serialize + ?Sized)) -> Result<()> {
+        let change = (table, id.to_owned(), Some(json(id, record)?));
+        self.write("write", vec![change]).await
     }
 
-    async fn delete(&self, table: Table, id: &str) -> Result<()> {
-        self.write(table, "delete", id, None).await
-    }
-
-    async fn write(
-        &self,
-        table: Table,
-        doing: &'static str,
-        id: &str,
-        value: Option<Vec<u8>>,
-    ) -> Result<()> {
+    /// Sets or removes values, all or none.
+    async fn write(&self, doing: &'static str, changes: Vec<Change>) -> Result<()> {
         let database = Arc::clone(&self.database);
-        let id = id.to_owned();
         blocking(move || {
             let change = || -> Result<(), redb::Error> {
                 let transaction = database.begin_write()?;
-                {
-                    let mut table = transaction.open_table(table)?;
-                    match &value {
+                for (table, id, value) in &changes {
+                    let mut table = transaction.open_table(*table)?;
+                    match value {
                         Some(bytes) => table.insert(id.as_str(), bytes.as_slice())?,
                         None => table.remove(id.as_str())?,
                     };
@@ -128,6 +174,13 @@ impl Store {
             })
             .collect()
     }
+}
+
+fn json(id: &str, record: &(impl Serialize + ?Sized)) -> Result<Vec<u8>> {
+    serde_json::to_vec(record).map_err(|source| SandboxError::Record {
+        id: id.to_owned(),
+        source,
+    })
 }
 
 /// Runs what blocks where it may.

@@ -2,7 +2,7 @@
 
 use crate::container::Container;
 use crate::record::ContainerState;
-use crate::{Result, SandboxError, spec};
+use crate::{Result, SandboxError, limits, spec};
 use bulkhead_agent_api::agent::UpdateContainerRequest;
 use bulkhead_cri::v1::LinuxContainerResources;
 
@@ -11,9 +11,12 @@ impl Container {
     /// changes. That of a container that has exited is remembered only, as by containerd.
     ///
     /// # Errors
-    /// [`SandboxError::InvalidField`], the agent's refusal with the name of the cgroup's file.
+    /// [`SandboxError::InvalidField`], [`SandboxError::BeyondVm`], the agent's refusal with the name of the cgroup's file.
     pub async fn update_resources(&self, update: LinuxContainerResources) -> Result<()> {
         spec::check_resources("linux", &update)?;
+        if let Some(size) = self.sandbox.record().size {
+            limits::check_within("linux", &update, size)?;
+        }
         let _turn = self.updates.lock().await;
         let old = self.resources().unwrap_or_default();
         let new = spec::merge_resources(old.clone(), update);

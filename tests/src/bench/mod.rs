@@ -1,6 +1,7 @@
 //! What `make bench` measures. Nothing here is a test: no time is asserted.
 
 pub mod boot;
+pub mod cri;
 pub mod engine;
 pub mod figures;
 pub mod images;

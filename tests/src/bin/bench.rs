@@ -1,10 +1,11 @@
 //! The benchmarks: figures side by side with the peers, in one run, on one machine. Arguments choose
-//! parts (`engine`, `boot`, `pods`, `memory`, `net`, `vsock`); without any, all run. `images`, or `images KIND...`, needs no
-//! VM and is meant for the machine itself; `BULKHEAD_BENCH_ROUNDS` makes it shorter, and `net` and `vsock` too.
+//! parts (`engine`, `cri`, `boot`, `pods`, `memory`, `net`, `vsock`); without any, all run. `soak` runs when it is
+//! named. `images`, or `images KIND...`, needs no VM and is meant for the machine itself;
+//! `BULKHEAD_BENCH_ROUNDS` makes it shorter, and `net` and `vsock` too.
 
 use anyhow::Result;
-use bulkhead_tests::bench::{boot, engine, images, machine, memory, net, pods, vsock};
-use bulkhead_tests::{Node, Registry};
+use bulkhead_tests::bench::{boot, cri, engine, images, machine, memory, net, pods, vsock};
+use bulkhead_tests::{Node, Registry, pod, soak};
 use std::path::Path;
 
 fn main() -> Result<()> {
@@ -33,6 +34,14 @@ fn main() -> Result<()> {
     if wanted("vsock") {
         println!("{}", vsock::run()?);
     }
+    if wanted("cri") {
+        let registry = Registry::start()?;
+        println!("{}", runtime.block_on(cri::run(&registry))?);
+    }
+    // Only when it is asked for: it takes an hour.
+    if parts.iter().any(|part| part == "soak") {
+        runtime.block_on(with_soak())?;
+    }
     if ["boot", "pods", "memory"].into_iter().any(wanted) {
         runtime.block_on(with_node(wanted))?;
     }
@@ -43,6 +52,20 @@ async fn with_images(kinds: &[&str]) -> Result<()> {
     let registry = Registry::start()?;
     let node = Node::start().await?;
     images::run(&node, &registry, kinds).await?;
+    node.finish()
+}
+
+/// A thousand lives of pods, or BULKHEAD_SOAK_LIVES.
+async fn with_soak() -> Result<()> {
+    let lives = std::env::var("BULKHEAD_SOAK_LIVES").ok();
+    let lives = lives.map_or(Ok(1000), |value| value.parse())?;
+    let registry = Registry::start()?;
+    let node = Node::start().await?;
+    let image = registry.demo_image();
+    pod::pull(&node, &image).await?;
+    let report = soak::run(&node, &image, [20, lives, 4]).await?;
+    println!("Soak of {lives} pods: {report:?}");
+    report.check()?;
     node.finish()
 }
 

@@ -117,4 +117,49 @@ mod tests {
             "what is full is written even though the line goes on"
         );
     }
+
+    proptest::proptest! {
+        /// However a stream is cut into pieces, a reader of the log gets what was written, and no
+        /// part is longer than the format allows.
+        #[test]
+        fn a_reader_gets_what_was_written(
+            lines in proptest::collection::vec((0..50_usize, 0..900_usize), 0..12),
+            cuts in proptest::collection::vec(1..70_000_usize, 1..20),
+            ends in proptest::bool::ANY,
+        ) {
+            let mut input = Vec::new();
+            for (byte, length) in lines {
+                let letter = b'0' + u8::try_from(byte).unwrap();
+                input.extend(std::iter::repeat_n(letter, length * 61));
+                input.push(b'\n');
+            }
+            if !ends {
+                input.pop();
+            }
+            let mut rest = input.as_slice();
+            let mut pieces = Vec::new();
+            for cut in cuts.iter().cycle() {
+                if rest.is_empty() {
+                    break;
+                }
+                let (piece, more) = rest.split_at((*cut).min(rest.len()));
+                pieces.push(piece);
+                rest = more;
+            }
+            let mut read = Vec::new();
+            for line in log(&pieces) {
+                let (tag, content) = line.split_once(' ').unwrap();
+                proptest::prop_assert!(content.len() <= MAX_CONTENT);
+                read.extend_from_slice(content.as_bytes());
+                if tag == "F" {
+                    read.push(b'\n');
+                }
+            }
+            // A last line without an end gets one; one that is full to the brim stays a part.
+            if !input.ends_with(b"\n") && read.ends_with(b"\n") {
+                read.pop();
+            }
+            proptest::prop_assert!(read == input);
+        }
+    }
 }

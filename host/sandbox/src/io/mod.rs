@@ -1,8 +1,10 @@
 //! Standard streams of containers: from the guest into the log and to whoever watches.
 
 mod line;
+mod log;
 mod pump;
 
+pub(crate) use log::Log;
 pub(crate) use pump::{Pump, collect};
 
 use std::sync::{Mutex, PoisonError};
@@ -36,6 +38,7 @@ pub struct OutputChunk {
 pub(crate) struct ContainerIo {
     stdin: tokio::sync::Mutex<Option<UnixStream>>,
     viewers: Mutex<Viewers>,
+    pub(crate) log: Log,
 }
 
 #[derive(Default)]

@@ -2,11 +2,9 @@
 
 use super::line::LineWriter;
 use super::{ContainerIo, StreamKind};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
-use tokio::fs::{File, OpenOptions};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::task::JoinHandle;
 
 const BUFFER: usize = 64 * 1024;
@@ -15,24 +13,10 @@ const BUFFER: usize = 64 * 1024;
 /// log is complete.
 pub(crate) struct Pump {
     pub(crate) container: String,
-    pub(crate) log: Option<File>,
     pub(crate) io: Arc<ContainerIo>,
 }
 
 impl Pump {
-    /// Opens the log for appending; an empty path means that there is none.
-    pub(crate) async fn open_log(path: &PathBuf) -> std::io::Result<Option<File>> {
-        if path.as_os_str().is_empty() {
-            return Ok(None);
-        }
-        if let Some(directory) = path.parent() {
-            tokio::fs::create_dir_all(directory).await?;
-        }
-        let mut options = OpenOptions::new();
-        options.create(true).append(true).mode(0o640);
-        options.open(path).await.map(Some)
-    }
-
     pub(crate) fn spawn<R>(self, stdout: Option<R>, stderr: Option<R>) -> JoinHandle<()>
     where
         R: AsyncRead + Send + Unpin + 'static,
@@ -40,7 +24,7 @@ impl Pump {
         tokio::spawn(self.run(stdout, stderr))
     }
 
-    async fn run<R: AsyncRead + Unpin>(mut self, mut stdout: Option<R>, mut stderr: Option<R>) {
+    async fn run<R: AsyncRead + Unpin>(self, mut stdout: Option<R>, mut stderr: Option<R>) {
         let mut lines = [
             LineWriter::new(StreamKind::Stdout),
             LineWriter::new(StreamKind::Stderr),
@@ -65,27 +49,12 @@ impl Pump {
             } else {
                 writer.push(bytes, now, &mut text);
             }
-            self.write_log(&text).await;
+            self.io.log.write(&self.container, &text).await;
             if !bytes.is_empty() {
                 self.io.show(kind, bytes).await;
             }
         }
         self.io.end_viewers();
-    }
-
-    async fn write_log(&mut self, text: &[u8]) {
-        let Some(log) = self.log.as_mut().filter(|_| !text.is_empty()) else {
-            return;
-        };
-        let written = async {
-            log.write_all(text).await?;
-            log.flush().await
-        };
-        if let Err(error) = written.await {
-            // The container goes on: a full disk of the node must not stop it.
-            tracing::error!(container = self.container, %error, "The log cannot be written; it ends here");
-            self.log = None;
-        }
     }
 }
 
@@ -110,3 +79,6 @@ pub(crate) async fn collect<R: AsyncRead + Unpin>(mut stream: R, limit: usize) -
         kept.extend_from_slice(buffer.get(..room).unwrap_or_default());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! How large a pod's VM is and what its agent is told.
 
 use crate::phases::wall_clock_ns;
-use crate::record::SandboxRecord;
+use crate::record::{SandboxRecord, VmSize};
 use crate::{Result, SandboxError};
 use bulkhead_agent_api::agent::{ConfigureRequest, File};
 use bulkhead_cri::v1;
@@ -14,22 +14,15 @@ const MIN_MEMORY_MIB: u64 = 16;
 /// Size of `/dev/shm`, as containerd's.
 const SHM_BYTES: u64 = 64 << 20;
 
-/// The size of a pod's VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Size {
-    pub(super) vcpus: u8,
-    pub(super) memory_mib: u64,
-}
-
 /// By the request's `linux.resources` and `linux.overhead`, else by the runtime handler.
-pub(super) fn size(record: &SandboxRecord) -> Result<Size> {
+pub(super) fn size(record: &SandboxRecord) -> Result<VmSize> {
     let runtime = &record.runtime;
     let linux = record.config.linux.clone().unwrap_or_default();
     let resources = linux.resources.unwrap_or_default();
     let overhead = linux.overhead.unwrap_or_default();
     let vcpus = match (resources.cpu_quota, resources.cpu_period) {
         (quota, period) if quota > 0 && period > 0 => {
-            ((quota + period - 1) / period).clamp(1, MAX_VCPUS)
+            (quota.saturating_add(period - 1) / period).clamp(1, MAX_VCPUS)
         }
         _ => i64::from(runtime.cpus),
     };
@@ -45,9 +38,10 @@ pub(super) fn size(record: &SandboxRecord) -> Result<Size> {
     let overhead_mib = mib(overhead.memory_limit_in_bytes)
         .unwrap_or(0)
         .max(runtime.overhead_mib);
-    Ok(Size {
+    Ok(VmSize {
         vcpus: u8::try_from(vcpus).unwrap_or(1),
-        memory_mib: memory_mib + overhead_mib,
+        memory_mib: memory_mib.saturating_add(overhead_mib),
+        pod_memory_mib: memory_mib,
     })
 }
 
@@ -130,12 +124,12 @@ fn resolv_conf(dns: &v1::DnsConfig) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Size, resolv_conf, size};
+    use super::{resolv_conf, size};
     use crate::config::RuntimeConfig;
-    use crate::record::{SandboxRecord, SandboxState};
+    use crate::record::{SandboxRecord, VmSize};
     use bulkhead_cri::v1;
 
-    fn sized(quota: i64, memory: i64, overhead: i64) -> crate::Result<Size> {
+    fn sized(quota: i64, memory: i64, overhead: i64) -> crate::Result<(u8, u64)> {
         let resources = |memory_limit_in_bytes, cpu_quota| v1::LinuxContainerResources {
             memory_limit_in_bytes,
             cpu_quota,
@@ -147,59 +141,30 @@ mod tests {
             overhead: Some(resources(overhead, 0)),
             ..Default::default()
         };
-        size(&SandboxRecord {
-            id: "pod".into(),
+        let VmSize {
+            vcpus, memory_mib, ..
+        } = size(&SandboxRecord {
             config: v1::PodSandboxConfig {
                 linux: Some(linux),
                 ..Default::default()
             },
-            handler: String::new(),
             runtime: RuntimeConfig {
                 cpus: 2,
                 memory_mib: 100,
                 overhead_mib: 64,
                 ..Default::default()
             },
-            created_at: 0,
-            state: SandboxState::Starting,
-            cgroup: "pod".into(),
-            phases: Default::default(),
-            guest_kernel: String::new(),
-            vmm: None,
-            block_volumes: Vec::new(),
-        })
+            ..Default::default()
+        })?;
+        Ok((vcpus, memory_mib))
     }
 
     #[test]
     fn the_request_wins_over_the_handler() {
-        assert_eq!(
-            sized(0, 0, 0).unwrap(),
-            Size {
-                vcpus: 2,
-                memory_mib: 164
-            }
-        );
-        assert_eq!(
-            sized(150_000, 200 << 20, 0).unwrap(),
-            Size {
-                vcpus: 2,
-                memory_mib: 264
-            }
-        );
-        assert_eq!(
-            sized(1, (16 << 20) + 1, 0).unwrap(),
-            Size {
-                vcpus: 1,
-                memory_mib: 81
-            }
-        );
-        assert_eq!(
-            sized(99 * 100_000, 0, 128 << 20).unwrap(),
-            Size {
-                vcpus: 32,
-                memory_mib: 228
-            }
-        );
+        assert_eq!(sized(0, 0, 0).unwrap(), (2, 164));
+        assert_eq!(sized(150_000, 200 << 20, 0).unwrap(), (2, 264));
+        assert_eq!(sized(1, (16 << 20) + 1, 0).unwrap(), (1, 81));
+        assert_eq!(sized(99 * 100_000, 0, 128 << 20).unwrap(), (32, 228));
         let error = sized(0, 1 << 20, 0).unwrap_err().to_string();
         assert!(error.contains("memory_limit_in_bytes"), "{error}");
     }

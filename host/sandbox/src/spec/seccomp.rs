@@ -4,6 +4,7 @@
 //! Localhost profile is a file of the node in the format of the OCI specification (`linux.seccomp`),
 //! as for containerd; the agent translates it.
 
+use crate::config::SeccompDefault;
 use crate::store::blocking;
 use crate::{Result, SandboxError};
 use bulkhead_cri::v1;
@@ -62,10 +63,11 @@ static DEFAULT: LazyLock<Result<Default, toml::de::Error>> =
 pub(crate) async fn apply(
     spec: &mut Spec,
     config: &v1::ContainerConfig,
+    unset: SeccompDefault,
     profiles: &Path,
 ) -> Result<()> {
     let process = spec.process().clone().unwrap_or_default();
-    let profile = profile(config, &process, profiles).await?;
+    let profile = profile(config, &process, unset, profiles).await?;
     let mut linux = spec.linux().clone().unwrap_or_default();
     linux.set_seccomp(profile);
     spec.set_linux(Some(linux));
@@ -76,11 +78,15 @@ pub(crate) async fn apply(
 async fn profile(
     config: &v1::ContainerConfig,
     process: &Process,
+    unset: SeccompDefault,
     root: &Path,
 ) -> Result<Option<LinuxSeccomp>> {
     let linux = config.linux.clone().unwrap_or_default();
     let security = linux.security_context.unwrap_or_default();
-    let asked = security.seccomp.unwrap_or_default();
+    let asked = match (security.seccomp, unset) {
+        (None, SeccompDefault::Unconfined) => return Ok(None),
+        (asked, _) => asked.unwrap_or_default(),
+    };
     match asked.profile_type() {
         ProfileType::Unconfined => Ok(None),
         ProfileType::RuntimeDefault if security.privileged => Ok(None),
@@ -195,6 +201,7 @@ fn read(root: &Path, reference: &str, path: &PathBuf) -> std::io::Result<Vec<u8>
 #[cfg(test)]
 mod tests {
     use super::{DEFAULT, default, localhost, profile};
+    use crate::config::SeccompDefault;
     use crate::error::Kind;
     use bulkhead_cri::v1;
     use bulkhead_cri::v1::security_profile::ProfileType;
@@ -289,15 +296,29 @@ mod tests {
             }),
             ..Default::default()
         };
-        profile(&config, &Process::default(), Path::new("/nonexistent")).await
+        profile(
+            &config,
+            &Process::default(),
+            SeccompDefault::RuntimeDefault,
+            Path::new("/nonexistent"),
+        )
+        .await
     }
 
     #[tokio::test]
     async fn nothing_said_is_the_default() {
         let process = Process::default();
         let config = v1::ContainerConfig::default();
-        let silent = profile(&config, &process, Path::new("/"));
+        let silent = profile(
+            &config,
+            &process,
+            SeccompDefault::RuntimeDefault,
+            Path::new("/"),
+        );
         assert!(silent.await.unwrap().is_some());
+        let unconfined = SeccompDefault::Unconfined;
+        let silent = profile(&config, &process, unconfined, Path::new("/"));
+        assert!(silent.await.unwrap().is_none(), "the handler's word");
         assert!(
             of(ProfileType::RuntimeDefault, "", false)
                 .await

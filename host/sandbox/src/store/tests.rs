@@ -14,6 +14,8 @@ fn record(id: &str, state: SandboxState) -> SandboxRecord {
         phases: Default::default(),
         guest_kernel: String::new(),
         vmm: None,
+        size: None,
+        resources: None,
         block_volumes: Vec::new(),
     }
 }

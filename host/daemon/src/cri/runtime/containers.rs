@@ -1,11 +1,11 @@
 //! Containers.
 
-use super::{Messages, RuntimeApi, not_built, required};
+use super::{Messages, RuntimeApi, required};
 use crate::cri::{convert, filter, image_status, paging, sandbox_status};
 use bulkhead_cri::v1::*;
 use bulkhead_image::{Image as StoredImage, ImageError};
-use bulkhead_sandbox::{ContainerImage, SandboxError};
-use serde_json::json;
+use bulkhead_sandbox::{ContainerImage, ContainerRecord, SandboxError, SandboxRecord};
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -131,19 +131,42 @@ pub(super) async fn stream(
     Ok(paging::pages(items, wrap))
 }
 
+/// What `verbose` adds to a container's status: what runs it and how it was told to.
+fn info(record: &ContainerRecord, pod: &SandboxRecord, spec: Option<Value>) -> String {
+    json!({
+        "sandboxID": record.sandbox_id,
+        // In the guest's first pid namespace.
+        "pid": record.pid,
+        "runtimeHandler": pod.handler,
+        "runtimeSpec": spec,
+        "vm": { "size": pod.size, "vmmPid": pod.vmm.as_ref().map(|vmm| vmm.pid),
+                "guestKernel": pod.guest_kernel },
+        "process": record.process,
+        "state": record.state,
+    })
+    .to_string()
+}
+
 pub(super) async fn status(
     api: &RuntimeApi,
     request: ContainerStatusRequest,
 ) -> Result<ContainerStatusResponse, Status> {
     let found = api.sandboxes.container(&request.container_id);
-    let record = found.map_err(sandbox_status)?.record();
-    let mut info = HashMap::new();
+    let container = found.map_err(sandbox_status)?;
+    let record = container.record();
+    let mut verbose = HashMap::new();
     if request.verbose {
-        let process = json!({ "sandboxID": record.sandbox_id, "process": record.process });
-        info.insert("info".to_owned(), process.to_string());
+        let pod = api.sandboxes.sandbox(&record.sandbox_id);
+        let pod = pod.map_err(sandbox_status)?.record();
+        let spec = container.spec().await.map_err(sandbox_status)?;
+        let spec = spec.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        verbose.insert("info".to_owned(), info(&record, &pod, spec));
     }
     let status = Some(convert::container_status(record));
-    Ok(ContainerStatusResponse { status, info })
+    Ok(ContainerStatusResponse {
+        status,
+        info: verbose,
+    })
 }
 
 pub(super) async fn update_resources(
@@ -159,15 +182,22 @@ pub(super) async fn update_resources(
 }
 
 pub(super) async fn reopen_log(
-    _: &RuntimeApi,
-    _: ReopenContainerLogRequest,
+    api: &RuntimeApi,
+    request: ReopenContainerLogRequest,
 ) -> Result<ReopenContainerLogResponse, Status> {
-    not_built("ReopenContainerLog")
+    let found = api.sandboxes.container(&request.container_id);
+    let reopened = found.map_err(sandbox_status)?.reopen_log().await;
+    reopened.map_err(sandbox_status)?;
+    Ok(ReopenContainerLogResponse {})
 }
 
 pub(super) async fn checkpoint(
-    _: &RuntimeApi,
-    _: CheckpointContainerRequest,
+    api: &RuntimeApi,
+    request: CheckpointContainerRequest,
 ) -> Result<CheckpointContainerResponse, Status> {
-    not_built("CheckpointContainer")
+    let found = api.sandboxes.container(&request.container_id);
+    found.map_err(sandbox_status)?;
+    Err(Status::unimplemented(
+        "CheckpointContainer: a container in a virtual machine cannot be checkpointed; the guest's kernel has no checkpoint and restore in userspace",
+    ))
 }

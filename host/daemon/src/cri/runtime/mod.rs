@@ -39,12 +39,6 @@ impl RuntimeApi {
 /// What a streaming call sends.
 pub(super) type Messages<T> = BoxStream<'static, Result<T, Status>>;
 
-fn not_built<T>(call: &str) -> Result<T, Status> {
-    Err(Status::unimplemented(format!(
-        "{call} is not supported yet"
-    )))
-}
-
 pub(super) fn required<T>(value: Option<T>, field: &str) -> Result<T, Status> {
     value.ok_or_else(|| Status::invalid_argument(format!("{field}: must be set")))
 }

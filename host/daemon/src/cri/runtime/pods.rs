@@ -1,11 +1,12 @@
 //! Pod sandboxes.
 
-use super::{Messages, RuntimeApi, not_built, required};
+use super::{Messages, RuntimeApi, required};
 use crate::cri::{convert, filter, paging, sandbox_status};
 use bulkhead_cri::v1::*;
 use bulkhead_sandbox::SandboxRecord;
 use serde_json::json;
 use std::collections::HashMap;
+use std::time::{SystemTime, UNIX_EPOCH};
 use tonic::Status;
 
 pub(super) async fn run(
@@ -60,11 +61,19 @@ fn info(record: &SandboxRecord) -> String {
         "runtime": record.runtime,
         "guestKernel": record.guest_kernel,
         "cgroup": record.cgroup,
+        "vm": record.size,
+        "resources": record.resources,
         "vmmPid": record.vmm.as_ref().map(|vmm| vmm.pid),
         "guestBootNs": record.phases.guest_boot_ns,
         "phases": phases,
     })
     .to_string()
+}
+
+/// Nanoseconds since the epoch.
+fn now_ns() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    i64::try_from(since.unwrap_or_default().as_nanos()).unwrap_or(i64::MAX)
 }
 
 pub(super) async fn status(
@@ -86,7 +95,7 @@ pub(super) async fn status(
             .iter()
             .map(|container| convert::container_status(container.record()))
             .collect(),
-        timestamp: 0,
+        timestamp: now_ns(),
     })
 }
 
@@ -115,8 +124,14 @@ pub(super) async fn stream(
 }
 
 pub(super) async fn update_resources(
-    _: &RuntimeApi,
-    _: UpdatePodSandboxResourcesRequest,
+    api: &RuntimeApi,
+    request: UpdatePodSandboxResourcesRequest,
 ) -> Result<UpdatePodSandboxResourcesResponse, Status> {
-    not_built("UpdatePodSandboxResources")
+    let found = api.sandboxes.sandbox(&request.pod_sandbox_id);
+    let sandbox = found.map_err(sandbox_status)?;
+    let resources = request.resources.unwrap_or_default();
+    let overhead = request.overhead.unwrap_or_default();
+    let updated = sandbox.update_resources(resources, overhead).await;
+    updated.map_err(sandbox_status)?;
+    Ok(UpdatePodSandboxResourcesResponse {})
 }

@@ -1,0 +1,253 @@
+//! The CRI's cheap calls, with much known, and the daemon's memory: Bulkhead beside containerd.
+
+use super::figures::{Samples, table};
+use super::peer::Containerd;
+use crate::node::{Node, Options};
+use crate::pod::{Pod, container, pull};
+use crate::registry::Registry;
+use crate::soak::held;
+use anyhow::{Context, Result, ensure};
+use bulkhead_cri::v1;
+use bulkhead_cri::v1::image_service_client::ImageServiceClient;
+use bulkhead_cri::v1::runtime_service_client::RuntimeServiceClient;
+use redb::{Database, ReadableTable, TableDefinition};
+use serde_json::Value;
+use std::path::Path;
+use std::time::Instant;
+use tonic::transport::Channel;
+
+/// Containers that are known while calls are measured.
+const KNOWN: usize = 1000;
+const CALLS: usize = 200;
+const EXECS: usize = 15;
+const PODS: [usize; 2] = [10, 50];
+
+/// Measures and prints. BULKHEAD_BENCH_PODS limits how many pods run at once for the memory.
+///
+/// # Errors
+/// A call failed.
+pub async fn run(registry: &Registry) -> Result<String> {
+    let (calls, mut memory) = (calls(registry).await?, Vec::new());
+    let most = std::env::var("BULKHEAD_BENCH_PODS").ok();
+    let most = most.map_or(Ok(PODS[1]), |value| value.parse())?;
+    memory.push(["KiB of its own", "Bulkhead"].map(str::to_owned).to_vec());
+    let node = Node::start().await?;
+    let mut pods = Vec::new();
+    let pid = node.pid().context("The daemon is gone")?;
+    memory.push(vec!["idle".to_owned(), held(pid)?.memory_kib.to_string()]);
+    for count in PODS.map(|count| count.min(most)) {
+        while pods.len() < count {
+            let name = format!("memory-{}", pods.len());
+            let mut config = crate::pod::config(&node, &name);
+            config.linux = Some(v1::LinuxPodSandboxConfig {
+                resources: Some(v1::LinuxContainerResources {
+                    memory_limit_in_bytes: 16 << 20,
+                    ..Default::default()
+                }),
+                ..Default::default()
+            });
+            pods.push(Pod::run_config(&node, config, "").await?);
+        }
+        let kib = held(pid)?.memory_kib.to_string();
+        memory.push(vec![format!("{count} pods"), kib]);
+    }
+    for pod in pods {
+        pod.remove().await?;
+    }
+    node.finish()?;
+    Ok(format!(
+        "{calls}\n{}",
+        table("Memory of the daemon", &memory)
+    ))
+}
+
+async fn calls(registry: &Registry) -> Result<String> {
+    let containerd = Containerd::start(registry).await?;
+    let image = registry.demo_image();
+    let mut node = Node::start_with(Options::default()).await?;
+    pull(&node, &image).await?;
+    let pod = Pod::run(&node, "cri").await?;
+    let own = pod
+        .start(container("sleeper", &image, &["sleep", "1000000"]))
+        .await?;
+    pod.create(container("exited", &image, &["true"])).await?;
+    let extinct = Pod::run(&node, "extinct").await?;
+    let model = extinct
+        .create(container("model", &image, &["true"]))
+        .await?;
+    let stop = v1::StopPodSandboxRequest {
+        pod_sandbox_id: extinct.id.clone(),
+    };
+    node.runtime().stop_pod_sandbox(stop).await?;
+    let pod = pod.id.clone();
+    let extinct = extinct.id.clone();
+    // Records without VMs: copies of a container whose pod has ended.
+    node.stop()?;
+    copy_records(&node.path().join("root/state.redb"), &model)?;
+    node.restart().await?;
+    let other = with_containers(&containerd, &image).await?;
+
+    let mut rows = vec![
+        [
+            "ms, median (least to most)",
+            "Bulkhead",
+            "containerd with runc",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+    ];
+    let subjects = [(node.channel(), own), (containerd.channel.clone(), other)];
+    let mut samples = vec![[Samples::default(), Samples::default()]; 4];
+    // In turn, so that neither has the quieter machine.
+    for round in 0..=CALLS {
+        for (index, (channel, id)) in subjects.iter().enumerate() {
+            let mut runtime = RuntimeServiceClient::new(channel.clone());
+            let began = Instant::now();
+            runtime.status(v1::StatusRequest { verbose: false }).await?;
+            let status = began.elapsed();
+            let began = Instant::now();
+            let request = v1::ListContainersRequest::default();
+            let list = runtime.list_containers(request).await?.into_inner();
+            let listing = began.elapsed();
+            ensure!(list.containers.len() >= KNOWN, "{}", list.containers.len());
+            let began = Instant::now();
+            let request = v1::ContainerStatusRequest {
+                container_id: id.clone(),
+                verbose: false,
+            };
+            runtime.container_status(request).await?;
+            let of_one = began.elapsed();
+            if round > 0 {
+                for (samples, took) in samples.iter_mut().zip([status, listing, of_one]) {
+                    samples[index].add(took);
+                }
+            }
+            if round % (CALLS / EXECS) == 0 && round > 0 {
+                let began = Instant::now();
+                let request = v1::ExecSyncRequest {
+                    container_id: id.clone(),
+                    cmd: vec!["true".to_owned()],
+                    timeout: 60,
+                };
+                runtime.exec_sync(request).await?;
+                samples[3][index].add(began.elapsed());
+            }
+        }
+    }
+    let names = [
+        "Status",
+        "ListContainers, 1,000 known",
+        "ContainerStatus",
+        "ExecSync of `true`",
+    ];
+    for (name, [ours, theirs]) in names.into_iter().zip(&samples) {
+        rows.push(vec![name.to_owned(), ours.text(), theirs.text()]);
+    }
+    let own = held(node.pid().context("The daemon is gone")?)?.memory_kib;
+    let peer = held(containerd.pid())?.memory_kib;
+    rows.push(vec![
+        "KiB of its own, with all that".to_owned(),
+        own.to_string(),
+        peer.to_string(),
+    ]);
+    for pod_sandbox_id in [pod, extinct] {
+        let request = v1::RemovePodSandboxRequest { pod_sandbox_id };
+        node.runtime().remove_pod_sandbox(request).await?;
+    }
+    node.finish()?;
+    Ok(table(&format!("CRI calls, {CALLS} of each in turn"), &rows))
+}
+
+/// Copies a container's record until there are [`KNOWN`] more.
+fn copy_records(store: &Path, id: &str) -> Result<()> {
+    const CONTAINERS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("containers");
+    let database = Database::open(store)?;
+    let transaction = database.begin_write()?;
+    {
+        let mut table = transaction.open_table(CONTAINERS)?;
+        let bytes = table
+            .get(id)?
+            .context("The record is not there")?
+            .value()
+            .to_vec();
+        let mut record: Value = serde_json::from_slice(&bytes)?;
+        for number in 0..KNOWN {
+            let id = format!("{number:064x}");
+            record["id"] = id.clone().into();
+            record["config"]["metadata"]["name"] = format!("copy-{number}").into();
+            table.insert(id.as_str(), serde_json::to_vec(&record)?.as_slice())?;
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+/// A running container in containerd, and as many created ones as we have records.
+async fn with_containers(containerd: &Containerd, image: &str) -> Result<String> {
+    let spec = v1::ImageSpec {
+        image: image.to_owned(),
+        ..Default::default()
+    };
+    let request = v1::PullImageRequest {
+        image: Some(spec),
+        ..Default::default()
+    };
+    ImageServiceClient::new(containerd.channel.clone())
+        .pull_image(request)
+        .await?;
+    let mut runtime: RuntimeServiceClient<Channel> =
+        RuntimeServiceClient::new(containerd.channel.clone());
+    let options = v1::NamespaceOption {
+        network: v1::NamespaceMode::Node.into(),
+        pid: v1::NamespaceMode::Container.into(),
+        ..Default::default()
+    };
+    let config = v1::PodSandboxConfig {
+        metadata: Some(v1::PodSandboxMetadata {
+            name: "cri".to_owned(),
+            uid: "cri".to_owned(),
+            namespace: "bench".to_owned(),
+            attempt: 0,
+        }),
+        log_directory: containerd.path().join("logs").display().to_string(),
+        linux: Some(v1::LinuxPodSandboxConfig {
+            security_context: Some(v1::LinuxSandboxSecurityContext {
+                namespace_options: Some(options),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let request = v1::RunPodSandboxRequest {
+        config: Some(config.clone()),
+        ..Default::default()
+    };
+    let pod = runtime
+        .run_pod_sandbox(request)
+        .await?
+        .into_inner()
+        .pod_sandbox_id;
+    let mut running = String::new();
+    for number in 0..=KNOWN {
+        let name = format!("c{number}");
+        let request = v1::CreateContainerRequest {
+            pod_sandbox_id: pod.clone(),
+            config: Some(container(&name, image, &["sleep", "1000000"])),
+            sandbox_config: Some(config.clone()),
+        };
+        let made = runtime
+            .create_container(request)
+            .await?
+            .into_inner()
+            .container_id;
+        if number == 0 {
+            let request = v1::StartContainerRequest {
+                container_id: made.clone(),
+            };
+            runtime.start_container(request).await?;
+            running = made;
+        }
+    }
+    Ok(running)
+}
