@@ -15,6 +15,7 @@ use crate::vm::Users;
 use crate::{Result, SandboxError, block, cgroup, restore, spec};
 use bulkhead_agent_api::agent::CreateContainerRequest;
 use bulkhead_cri::v1;
+use bulkhead_network::{Mode, Networks};
 use bulkhead_vmm_api::DiskSlot;
 use oci_spec::runtime::Spec;
 use std::collections::BTreeMap;
@@ -46,6 +47,8 @@ impl Sandboxes {
         }
         let path = config.root.join("state.redb");
         let store = blocking(move || Store::open(&path)).await?;
+        let network = config.network.settings(&config.root, &config.state);
+        let networks = blocking(move || Ok(Networks::open(network)?)).await?;
         let scratch = ScratchMaker::new(&config.root);
         let users = Users::new(config.vmm_users);
         let maker = scratch.clone();
@@ -56,6 +59,7 @@ impl Sandboxes {
                 store,
                 scratch,
                 users,
+                networks,
             }),
             names: Names::default(),
             sandboxes: Arc::default(),
@@ -71,6 +75,17 @@ impl Sandboxes {
     /// [`SandboxError::NotFound`], [`SandboxError::Ambiguous`].
     pub fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>> {
         find(&lock(&self.sandboxes), "pod sandbox", id).cloned()
+    }
+
+    /// Whether a pod could have a network now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn network_status(&self) -> Result<()> {
+        match self.services.config.network.mode {
+            Mode::None => Ok(()),
+            Mode::Cni => Ok(self.services.networks.status().await?),
+        }
     }
 
     /// Every pod sandbox.
@@ -119,6 +134,7 @@ impl Sandboxes {
             state: SandboxState::Starting,
             phases: Default::default(),
             guest_kernel: String::new(),
+            ips: Vec::new(),
             vmm: None,
             block_volumes: Vec::new(),
         };

@@ -135,8 +135,10 @@ impl RuntimeService for RuntimeApi {
             Ok(_) => (true, String::new(), String::new()),
             Err(error) => (false, "NodeUnfit".to_owned(), error.to_string()),
         };
-        // Pods have their loopback interface only, so there is no network to wait for.
-        let network = (true, String::new(), String::new());
+        let network = match self.sandboxes.network_status().await {
+            Ok(()) => (true, String::new(), String::new()),
+            Err(error) => (false, "NetworkPluginNotReady".to_owned(), error.to_string()),
+        };
         let conditions = [("RuntimeReady", runtime), ("NetworkReady", network)]
             .map(|(name, (status, reason, message))| RuntimeCondition {
                 r#type: name.to_owned(),
