@@ -15,6 +15,7 @@ mod containers;
 mod environment;
 mod images;
 mod isolation;
+mod network;
 mod pods;
 mod resources;
 mod restart;

@@ -21,6 +21,10 @@ const INGRESS: &str = "kubernetes.io/ingress-bandwidth";
 const EGRESS: &str = "kubernetes.io/egress-bandwidth";
 /// Bits in a second that such an annotation may ask for.
 const BANDWIDTHS: std::ops::RangeInclusive<u64> = 1_000..=1_000_000_000_000_000;
+/// A burst is what may pass in a tenth of a second, and at least a few large packets. Others take the most
+/// that a number holds, 512 MiB, which leaves short transfers without a limit.
+const BURSTS_PER_SECOND: u64 = 10;
+const LEAST_BURST: u64 = 2_000_000;
 /// Annotations of a handler with `network_annotations`.
 const IPS: &str = "network.bulkhead/ips";
 const MAC: &str = "network.bulkhead/mac";
@@ -176,8 +180,10 @@ fn bandwidth(annotations: &HashMap<String, String>) -> Result<Option<Bandwidth>>
         })
     };
     let (ingress_rate, egress_rate) = (rate(INGRESS)?, rate(EGRESS)?);
-    // As other runtimes have it: the plugin makes its own of the largest burst.
-    let burst = |rate: u64| if rate > 0 { u64::from(u32::MAX) } else { 0 };
+    let burst = |rate: u64| match rate {
+        0 => 0,
+        rate => (rate / BURSTS_PER_SECOND).clamp(LEAST_BURST, u32::MAX.into()),
+    };
     let limits = Bandwidth {
         ingress_rate,
         ingress_burst: burst(ingress_rate),
@@ -325,7 +331,7 @@ mod tests {
                 limits.ingress_burst,
                 limits.egress_rate
             ),
-            (10_000_000, 4_294_967_295, 0)
+            (10_000_000, 2_000_000, 0)
         );
         assert!(
             of("10")
