@@ -19,6 +19,7 @@ mod images;
 mod isolation;
 mod limits;
 mod model;
+mod network;
 mod pods;
 mod resources;
 mod restart;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 /// Everything on the node that could be a pod's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,7 +12,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Looks at processes, mounts, network namespaces, cgroups, block devices, and, where they are
+    /// Looks at processes, mounts, network namespaces, links, address leases, rules of the firewall, cgroups, block devices, and, where they are
     /// given, at the files below a daemon's state directory and its descriptors.
     #[must_use]
     pub fn take(state: Option<&Path>, daemon: Option<u32>) -> Self {
@@ -24,6 +25,7 @@ impl Snapshot {
         for entry in entries(Path::new("/run/netns")) {
             things.insert(format!("netns {entry}"));
         }
+        networks(&mut things);
         for device in entries(Path::new("/sys/block")) {
             let backing = read(&format!("/sys/block/{device}/loop/backing_file"));
             if !backing.is_empty() {
@@ -33,6 +35,9 @@ impl Snapshot {
         if let Some(state) = state {
             for pod in entries(&state.join("pods")) {
                 things.insert(format!("directory of pod {pod}"));
+            }
+            for pod in entries(&state.join("netns")) {
+                things.insert(format!("network namespace of pod {pod}"));
             }
         }
         if let Some(pid) = daemon {
@@ -57,6 +62,29 @@ fn processes(things: &mut BTreeSet<String>) {
             .is_some_and(|(_, rest)| rest.starts_with('Z'));
         if name.starts_with("bulkhead-vmm") || (zombie && name.starts_with("bulkhead")) {
             things.insert(format!("process {pid} {}", name.trim()));
+        }
+    }
+}
+
+/// What CNI plugins make outside of a pod's namespace (its tap goes with that).
+fn networks(things: &mut BTreeSet<String>) {
+    for link in entries(Path::new("/sys/class/net")) {
+        things.insert(format!("link {link}"));
+    }
+    let pools = Path::new("/var/lib/cni/networks");
+    for pool in entries(pools) {
+        for lease in entries(&pools.join(&pool)) {
+            if lease != "lock" && !lease.starts_with("last_reserved_ip") {
+                things.insert(format!("lease of {lease} in {pool}"));
+            }
+        }
+    }
+    // Rules of a pod carry its id in a comment. Where there is no nft there are no such plugins.
+    let rules = Command::new("nft").args(["list", "ruleset"]).output();
+    let rules = rules.map(|output| output.stdout).unwrap_or_default();
+    for rule in String::from_utf8_lossy(&rules).lines() {
+        if rule.contains("id: ") {
+            things.insert(format!("rule {}", rule.trim()));
         }
     }
 }

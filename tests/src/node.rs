@@ -229,7 +229,12 @@ pub fn default_config(directory: &Path) -> toml::Table {
     let runtimes: toml::Table = [("bulkhead".to_owned(), toml::Value::Table(runtime))]
         .into_iter()
         .collect();
+    // The tests of networks bring their own.
+    let network: toml::Table = [("mode".to_owned(), toml::Value::String("none".to_owned()))]
+        .into_iter()
+        .collect();
     [
+        ("network".to_owned(), toml::Value::Table(network)),
         ("root".to_owned(), text(directory.join("root"))),
         ("state".to_owned(), text(directory.join("state"))),
         ("socket".to_owned(), text(directory.join("bulkhead.sock"))),

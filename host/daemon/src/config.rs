@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use bulkhead_image::StoreConfig;
+use bulkhead_network::NetworkConfig;
 use bulkhead_sandbox::{NodeConfig, RuntimeConfig, VmmUsers};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ pub(crate) const DEFAULT_SOCKET: &str = "/run/bulkhead/bulkhead.sock";
 
 /// The whole file; every key has a default and an unknown key is an error. `docs/configuration.md`
 /// explains them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Config {
     /// What survives a reboot: images, the state store.
@@ -41,6 +42,8 @@ pub(crate) struct Config {
     pub(crate) seccomp_profiles: PathBuf,
     /// The handler of pods whose request names none.
     pub(crate) default_runtime: String,
+    /// Where pods get their networks from.
+    pub(crate) network: NetworkConfig,
     /// The image store.
     pub(crate) images: ImagesConfig,
     /// Runtime handlers by name.
@@ -116,6 +119,7 @@ impl Default for Config {
             vmm_users: VmmUsers::default(),
             seccomp_profiles: "/var/lib/kubelet/seccomp".into(),
             default_runtime: "bulkhead".to_owned(),
+            network: NetworkConfig::default(),
             images: ImagesConfig::default(),
             runtimes: [("bulkhead".to_owned(), RuntimeConfig::default())].into(),
         }
@@ -173,6 +177,20 @@ impl Config {
         within_images(rate, 0, 1 << 20, "max_download_mib_per_second")?;
         let timeout = images.image_pull_progress_timeout_seconds;
         within_images(timeout, 1, 86_400, "image_pull_progress_timeout_seconds")?;
+        for (value, most, key) in [
+            (
+                config.network.plugin_timeout_seconds,
+                3600,
+                "network.plugin_timeout_seconds",
+            ),
+            (
+                config.network.delete_wait_seconds,
+                110,
+                "network.delete_wait_seconds",
+            ),
+        ] {
+            within(value, 1, most, key)?;
+        }
         for (name, runtime) in &config.runtimes {
             let within = |value: u64, least: u64, most: u64, key: &str| {
                 within(value, least, most, &format!("runtimes.{name}.{key}"))
@@ -203,6 +221,7 @@ impl Config {
             cgroup_parent: self.cgroup_parent.clone(),
             vmm_users: self.vmm_users,
             seccomp_profiles: self.seccomp_profiles.clone(),
+            network: self.network.clone(),
         }
     }
 }

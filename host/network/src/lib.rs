@@ -25,10 +25,12 @@ pub mod interface;
 pub mod netns;
 mod pod;
 mod redirect;
+mod settings;
 pub mod tap;
 
 pub use error::NetworkError;
 pub use pod::{Networks, PodNetwork, PodRequest, Settings};
+pub use settings::{IpPreference, Mode, NetworkConfig};
 
 /// The result of this crate's functions.
 pub type Result<T, E = NetworkError> = std::result::Result<T, E>;

@@ -1,5 +1,6 @@
 //! What the daemon's configuration says about pods.
 
+use bulkhead_network::NetworkConfig;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -18,6 +19,8 @@ pub struct NodeConfig {
     pub vmm_users: VmmUsers,
     /// Where Localhost seccomp profiles are whose path is not absolute.
     pub seccomp_profiles: PathBuf,
+    /// Where pods get their networks from.
+    pub network: NetworkConfig,
 }
 
 /// A range of user ids, and of group ids of the same numbers, that belong to VMMs alone.
@@ -78,6 +81,10 @@ pub struct RuntimeConfig {
     pub read_write_slots: u8,
     /// How long a guest may take from the start of its VMM until it announces itself, in seconds.
     pub boot_timeout_seconds: u64,
+    /// Packets with addresses that are not the pod's own may leave it.
+    pub allow_spoofing: bool,
+    /// Annotations of a pod may ask for addresses, a MAC and aliases.
+    pub network_annotations: bool,
 }
 
 impl Default for RuntimeConfig {
@@ -94,6 +101,8 @@ impl Default for RuntimeConfig {
             read_only_slots: 8,
             read_write_slots: 4,
             boot_timeout_seconds: 30,
+            allow_spoofing: false,
+            network_annotations: false,
         }
     }
 }

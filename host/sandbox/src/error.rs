@@ -1,5 +1,6 @@
 //! What can go wrong with a pod.
 
+use bulkhead_network::NetworkError;
 use std::time::Duration;
 
 /// What an error means to the caller; the daemon chooses the gRPC code by it.
@@ -229,6 +230,9 @@ pub enum SandboxError {
         #[source]
         source: serde_json::Error,
     },
+    /// The pod's network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// The request asks for something that this version does not have.
     #[error("{what} is not supported yet")]
     Unsupported {
@@ -257,6 +261,7 @@ impl SandboxError {
             }
             Self::Agent { kind, .. } => *kind,
             Self::Io { source, .. } => io_kind(source),
+            Self::Network(error) => network_kind(error),
             Self::Vmm { .. }
             | Self::VmmWire { .. }
             | Self::Store { .. }
@@ -276,5 +281,23 @@ fn io_kind(error: &std::io::Error) -> Kind {
     match error.kind() {
         StorageFull | QuotaExceeded => Kind::ResourceExhausted,
         _ => Kind::Internal,
+    }
+}
+
+fn network_kind(error: &NetworkError) -> Kind {
+    /// CNI specification, "Error": try again later.
+    const LATER: u64 = 11;
+    match error {
+        NetworkError::NoConfiguration { .. }
+        | NetworkError::Configuration { .. }
+        | NetworkError::PluginMissing { .. }
+        | NetworkError::Interfaces { .. } => Kind::FailedPrecondition,
+        NetworkError::PluginTimeout { .. } => Kind::DeadlineExceeded,
+        NetworkError::PluginRefused { code: LATER, .. } | NetworkError::Cancelled { .. } => {
+            Kind::Unavailable
+        }
+        NetworkError::Field { .. } => Kind::InvalidArgument,
+        NetworkError::PluginRefused { .. } | NetworkError::PluginFailed { .. } => Kind::Internal,
+        NetworkError::Io { source, .. } => io_kind(source),
     }
 }

@@ -8,6 +8,9 @@ use std::time::Duration;
 pub struct Phases {
     /// Validation, store, directory, cgroup, scratch disk.
     pub prepare_ns: u64,
+    /// Network namespace made, CNI plugins executed.
+    #[serde(default)]
+    pub network_ns: u64,
     /// From the start of the VMM's process to the guest's first instruction.
     pub vmm_start_ns: u64,
     /// From there to the agent's first instruction.
@@ -24,9 +27,10 @@ pub struct Phases {
 impl Phases {
     /// Names for people, with the durations.
     #[must_use]
-    pub fn rows(&self) -> [(&'static str, Duration); 5] {
+    pub fn rows(&self) -> [(&'static str, Duration); 6] {
         [
             ("prepare", Duration::from_nanos(self.prepare_ns)),
+            ("network", Duration::from_nanos(self.network_ns)),
             ("VMM start", Duration::from_nanos(self.vmm_start_ns)),
             ("kernel", Duration::from_nanos(self.kernel_ns)),
             ("agent ready", Duration::from_nanos(self.agent_ready_ns)),

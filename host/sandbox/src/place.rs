@@ -21,6 +21,9 @@ pub(crate) trait Place: Send + Sync {
     /// Empties a slot; the image is no longer used when this returns.
     async fn unbind_disk(&self, slot: DiskSlot) -> Result<()>;
 
+    /// Puts a tap, by its queues, behind the network interface.
+    async fn bind_tap(&self, queues: Vec<OwnedFd>) -> Result<()>;
+
     /// Waits until the place has ended, and says why. May be awaited often and dropped at any time.
     async fn ended(&self) -> String;
 

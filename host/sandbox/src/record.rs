@@ -3,6 +3,7 @@
 use bulkhead_cri::v1;
 use bulkhead_vmm_api::DiskSlot;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::config::RuntimeConfig;
@@ -62,6 +63,9 @@ pub struct SandboxRecord {
     /// `uname -r` of the guest, once it has announced itself.
     #[serde(default)]
     pub guest_kernel: String,
+    /// Its addresses, the first one first, while it has a network.
+    #[serde(default)]
+    pub ips: Vec<IpAddr>,
     /// The VMM, while it runs.
     #[serde(default)]
     pub vmm: Option<VmmIdentity>,

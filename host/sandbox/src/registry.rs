@@ -16,6 +16,7 @@ use crate::vm::Users;
 use crate::{Result, SandboxError, block, cgroup, restore, spec};
 use bulkhead_agent_api::agent::CreateContainerRequest;
 use bulkhead_cri::v1;
+use bulkhead_network::{Mode, Networks};
 use bulkhead_vmm_api::DiskSlot;
 use ipnet::IpNet;
 use oci_spec::runtime::Spec;
@@ -49,6 +50,8 @@ impl Sandboxes {
         }
         let path = config.root.join("state.redb");
         let store = blocking(move || Store::open(&path)).await?;
+        let network = config.network.settings(&config.root, &config.state);
+        let networks = blocking(move || Ok(Networks::open(network)?)).await?;
         let scratch = ScratchMaker::new(&config.root);
         let users = Users::new(config.vmm_users);
         let maker = scratch.clone();
@@ -63,6 +66,7 @@ impl Sandboxes {
                 scratch,
                 users,
                 events: Events::default(),
+                networks,
             }),
             names: Names::default(),
             sandboxes: Arc::default(),
@@ -95,6 +99,17 @@ impl Sandboxes {
     /// [`SandboxError::NotFound`], [`SandboxError::Ambiguous`].
     pub fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>> {
         find(&lock(&self.sandboxes), "pod sandbox", id).cloned()
+    }
+
+    /// Whether a pod could have a network now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn network_status(&self) -> Result<()> {
+        match self.services.config.network.mode {
+            Mode::None => Ok(()),
+            Mode::Cni => Ok(self.services.networks.status().await?),
+        }
     }
 
     /// Every pod sandbox.
@@ -150,6 +165,7 @@ impl Sandboxes {
             state: SandboxState::Starting,
             phases: Default::default(),
             guest_kernel: String::new(),
+            ips: Vec::new(),
             vmm: None,
             size: None,
             resources: None,

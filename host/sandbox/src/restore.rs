@@ -44,7 +44,10 @@ pub(crate) async fn restore(all: &Sandboxes) -> Result<()> {
         tasks.spawn(restore_one(all.clone(), sandbox));
     }
     tasks.join_all().await;
-    Ok(())
+    let living = all.sandboxes().into_iter().map(|sandbox| sandbox.record());
+    let living = living.filter(|record| !matches!(record.state, SandboxState::Ended { .. }));
+    let living = living.map(|record| record.id).collect();
+    Ok(all.services.networks.recover(living).await?)
 }
 
 async fn restore_one(all: Sandboxes, sandbox: Arc<Sandbox>) {

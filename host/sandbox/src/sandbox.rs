@@ -31,6 +31,7 @@ use crate::vm::{Feed, Users, Vm, VmRequest};
 use crate::{Result, SandboxError, limits};
 use bulkhead_agent_api::agent::{Announcement, Exit};
 use bulkhead_cri::v1::LinuxContainerResources;
+use bulkhead_network::{Networks, PodNetwork};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -39,6 +40,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 mod configure;
+mod network;
 
 /// How long a guest may take to end by itself before its VM is ended.
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(10);
@@ -50,6 +52,7 @@ pub(crate) struct Services {
     pub(crate) scratch: ScratchMaker,
     pub(crate) users: Users,
     pub(crate) events: Events,
+    pub(crate) networks: Networks,
 }
 
 /// A pod sandbox.
@@ -317,6 +320,8 @@ async fn start(sandbox: &Sandbox) -> Result<Running> {
         .scratch
         .make(directory.join("scratch.img"), bytes)
         .await?;
+    let prepared = monotonic_ns();
+    let network = network::attach(sandbox, &record).await?;
     let spawned = monotonic_ns();
     let (vm, feed) = Vm::start(VmRequest {
         pod: &record.id,
@@ -327,13 +332,15 @@ async fn start(sandbox: &Sandbox) -> Result<Running> {
         vcpus: size.vcpus,
         memory_mib: size.memory_mib,
         users: &sandbox.services.users,
+        network: network::namespace(network.as_ref())?,
     })
     .await?;
     {
         let mut record = sandbox.lock_record();
         record.vmm = Some(vm.identity());
         record.size = Some(size);
-        record.phases.prepare_ns = spawned - began;
+        record.phases.prepare_ns = prepared - began;
+        record.phases.network_ns = spawned - prepared;
     }
     sandbox
         .services
@@ -344,7 +351,7 @@ async fn start(sandbox: &Sandbox) -> Result<Running> {
     tokio::select! {
         biased;
         () = sandbox.stop.cancelled() => Err(SandboxError::Stopped { pod: record.id }),
-        result = boot(sandbox, &vm, feed, scratch, spawned) => result,
+        result = boot(sandbox, &vm, feed, (scratch, network), spawned) => result,
     }
 }
 
@@ -353,7 +360,7 @@ async fn boot(
     sandbox: &Sandbox,
     vm: &Arc<Vm>,
     mut feed: Feed,
-    scratch: std::os::fd::OwnedFd,
+    (scratch, network): (std::os::fd::OwnedFd, Option<PodNetwork>),
     spawned: u64,
 ) -> Result<Running> {
     let record = sandbox.record();
@@ -380,9 +387,12 @@ async fn boot(
     let place: Arc<dyn Place> = Arc::clone(vm) as Arc<dyn Place>;
     let agent = Agent::connect(&record.id, Arc::clone(&place)).await?;
     place.bind_disk(SCRATCH, scratch).await?;
-    agent
-        .configure(&configure::request(&record, SCRATCH))
-        .await?;
+    let mut request = configure::request(&record, network.as_ref(), SCRATCH).await;
+    if let Some(network) = &network {
+        network::bind(sandbox, place.as_ref(), network).await?;
+        request.interfaces = network::interfaces(network);
+    }
+    agent.configure(&request).await?;
     {
         let mut record = sandbox.lock_record();
         let in_agent = announced.ready_ns.saturating_sub(announced.init_started_ns);
@@ -534,5 +544,9 @@ async fn clean_up(sandbox: &Sandbox) {
         }
         _ => {}
     }
-    sandbox.lock_record().vmm = None;
+    // Last: the VM, which was in the network namespace, has ended.
+    sandbox.services.networks.detach(&pod).await;
+    let mut record = sandbox.lock_record();
+    record.vmm = None;
+    record.ips = Vec::new();
 }

@@ -3,6 +3,7 @@
 use bulkhead_cri::v1;
 use bulkhead_image::Image;
 use bulkhead_sandbox::{ContainerRecord, ContainerState, ExitRecord, SandboxRecord, SandboxState};
+use std::net::IpAddr;
 
 fn sandbox_state(state: &SandboxState) -> i32 {
     match state {
@@ -33,13 +34,21 @@ pub(super) fn sandbox_status(record: SandboxRecord) -> v1::PodSandboxStatus {
         id: record.id,
         metadata: record.config.metadata,
         created_at: record.created_at,
-        network: Some(v1::PodSandboxNetworkStatus::default()),
+        network: Some(network(&record.ips)),
         linux: Some(v1::LinuxPodSandboxStatus {
             namespaces: Some(v1::Namespace { options }),
         }),
         labels: record.config.labels,
         annotations: record.config.annotations,
         runtime_handler: record.handler,
+    }
+}
+
+fn network(ips: &[IpAddr]) -> v1::PodSandboxNetworkStatus {
+    let mut ips = ips.iter().map(IpAddr::to_string);
+    v1::PodSandboxNetworkStatus {
+        ip: ips.next().unwrap_or_default(),
+        additional_ips: ips.map(|ip| v1::PodIp { ip }).collect(),
     }
 }
 

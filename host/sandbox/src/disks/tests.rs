@@ -40,6 +40,10 @@ impl Place for Slots {
             .push(format!("-{}", slot.serial()));
         Ok(())
     }
+    async fn bind_tap(&self, _: Vec<OwnedFd>) -> Result<()> {
+        unreachable!("disks have no network")
+    }
+
     async fn ended(&self) -> String {
         std::future::pending().await
     }

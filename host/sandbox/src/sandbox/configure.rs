@@ -5,7 +5,10 @@ use crate::record::{SandboxRecord, VmSize};
 use crate::{Result, SandboxError};
 use bulkhead_agent_api::agent::{ConfigureRequest, File};
 use bulkhead_cri::v1;
+use bulkhead_network::PodNetwork;
 use bulkhead_vmm_api::DiskSlot;
+use std::net::IpAddr;
+use tokio::io::AsyncReadExt;
 
 /// The most virtual CPUs that a VM has.
 const MAX_VCPUS: i64 = 32;
@@ -13,6 +16,10 @@ const MAX_VCPUS: i64 = 32;
 const MIN_MEMORY_MIB: u64 = 16;
 /// Size of `/dev/shm`, as containerd's.
 const SHM_BYTES: u64 = 64 << 20;
+
+/// The node's own resolver, and how many bytes of it a pod gets.
+const NODE_RESOLVER: &str = "/etc/resolv.conf";
+const MAX_RESOLVER: u64 = 64 << 10;
 
 /// By the request's `linux.resources` and `linux.overhead`, else by the runtime handler.
 pub(super) fn size(record: &SandboxRecord) -> Result<VmSize> {
@@ -52,7 +59,11 @@ fn mib(bytes: i64) -> Option<u64> {
 }
 
 /// What the agent is told to make the guest into this pod.
-pub(super) fn request(record: &SandboxRecord, scratch: DiskSlot) -> ConfigureRequest {
+pub(super) async fn request(
+    record: &SandboxRecord,
+    network: Option<&PodNetwork>,
+    scratch: DiskSlot,
+) -> ConfigureRequest {
     let config = &record.config;
     let hostname = match config.hostname.is_empty() {
         true => config
@@ -65,14 +76,8 @@ pub(super) fn request(record: &SandboxRecord, scratch: DiskSlot) -> ConfigureReq
     let mut request = ConfigureRequest::new();
     request.files = vec![
         file("hostname", format!("{hostname}\n")),
-        file(
-            "hosts",
-            format!("127.0.0.1\tlocalhost\n::1\tlocalhost\n127.0.1.1\t{hostname}\n"),
-        ),
-        file(
-            "resolv.conf",
-            resolv_conf(&config.dns_config.clone().unwrap_or_default()),
-        ),
+        file("hosts", hosts(&hostname, &record.ips)),
+        file("resolv.conf", resolver(record, network).await),
     ];
     request.hostname = hostname;
     request.scratch_disk = scratch.serial();
@@ -106,6 +111,47 @@ fn file(name: &str, content: String) -> File {
     file
 }
 
+/// `/etc/hosts`: the pod's name stands for its addresses, a name with dots for the one before the first
+/// too.
+fn hosts(hostname: &str, ips: &[IpAddr]) -> String {
+    let mut text = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
+    let names = match hostname.split_once('.') {
+        Some((short, _)) if !short.is_empty() => format!("{hostname} {short}"),
+        _ => hostname.to_owned(),
+    };
+    let own: Vec<String> = match ips {
+        [] => vec!["127.0.1.1".to_owned()],
+        ips => ips.iter().map(IpAddr::to_string).collect(),
+    };
+    for ip in own {
+        text.push_str(&format!("{ip}\t{names}\n"));
+    }
+    text
+}
+
+/// `/etc/resolv.conf`: what the request says, else what the plugins say, else the node's.
+async fn resolver(record: &SandboxRecord, network: Option<&PodNetwork>) -> String {
+    let dns = record.config.dns_config.clone().unwrap_or_default();
+    let text = resolv_conf(&dns);
+    let Some(network) = network.filter(|_| text.is_empty()) else {
+        return text;
+    };
+    if !network.dns.is_empty() {
+        let dns = network.dns.clone();
+        return resolv_conf(&v1::DnsConfig {
+            servers: dns.nameservers,
+            searches: dns.search,
+            options: dns.options,
+        });
+    }
+    let mut text = String::new();
+    if let Ok(file) = tokio::fs::File::open(NODE_RESOLVER).await {
+        // A node without one has nothing to say.
+        let _ = file.take(MAX_RESOLVER).read_to_string(&mut text).await;
+    }
+    text
+}
+
 fn resolv_conf(dns: &v1::DnsConfig) -> String {
     let mut lines = Vec::new();
     if !dns.searches.is_empty() {
@@ -124,7 +170,7 @@ fn resolv_conf(dns: &v1::DnsConfig) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{resolv_conf, size};
+    use super::{hosts, resolv_conf, size};
     use crate::config::RuntimeConfig;
     use crate::record::{SandboxRecord, VmSize};
     use bulkhead_cri::v1;
@@ -167,6 +213,14 @@ mod tests {
         assert_eq!(sized(99 * 100_000, 0, 128 << 20).unwrap(), (32, 228));
         let error = sized(0, 1 << 20, 0).unwrap_err().to_string();
         assert!(error.contains("memory_limit_in_bytes"), "{error}");
+    }
+
+    #[test]
+    fn hosts_has_the_name_for_every_address() {
+        let both = [[10, 0, 0, 7].into(), [0xfd00, 0, 0, 0, 0, 0, 0, 7].into()];
+        let text = hosts("pod.sub.example", &both);
+        assert!(text.ends_with("10.0.0.7\tpod.sub.example pod\nfd00::7\tpod.sub.example pod\n"));
+        assert!(hosts("pod", &[]).ends_with("127.0.1.1\tpod\n"));
     }
 
     #[test]

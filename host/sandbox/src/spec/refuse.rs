@@ -12,9 +12,6 @@ pub(crate) fn sandbox(config: &v1::PodSandboxConfig) -> Result<()> {
         namespaces("config.linux.security_context.namespace_options", options)?;
     }
     super::namespaces::check_sandbox(&security.namespace_options.unwrap_or_default())?;
-    if !config.port_mappings.is_empty() {
-        return Err(not_built("config.port_mappings"));
-    }
     Ok(())
 }
 

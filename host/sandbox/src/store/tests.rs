@@ -13,6 +13,7 @@ fn record(id: &str, state: SandboxState) -> SandboxRecord {
         cgroup: "bulkhead/pod".into(),
         phases: Default::default(),
         guest_kernel: String::new(),
+        ips: Vec::new(),
         vmm: None,
         size: None,
         resources: None,

@@ -41,6 +41,8 @@ pub(crate) struct VmRequest<'a> {
     pub(crate) vcpus: u8,
     pub(crate) memory_mib: u64,
     pub(crate) users: &'a Users,
+    /// The pod's network namespace; without one it has no network.
+    pub(crate) network: Option<OwnedFd>,
 }
 
 /// A running VM.
@@ -80,11 +82,11 @@ impl Vm {
             vsock_fd: files.add(vsock_listener),
             read_only_slots: request.runtime.read_only_slots,
             read_write_slots: request.runtime.read_write_slots,
-            network: false,
+            network: request.network.is_some(),
             vhost_net_fds: Vec::new(),
             uid: user.id(),
             gid: user.id(),
-            network_namespace_fd: None,
+            network_namespace_fd: request.network.map(|network| files.add(network)),
         };
         let log = directory.create_file("vmm.log")?;
         let launched = process::spawn(request.program, files, log)?;
@@ -179,6 +181,12 @@ impl Place for Vm {
     async fn unbind_disk(&self, slot: DiskSlot) -> Result<()> {
         self.done("unbind a disk", Request::UnbindDisk { slot }, None)
             .await
+    }
+
+    async fn bind_tap(&self, queues: Vec<OwnedFd>) -> Result<()> {
+        // One queue each way is what the machine has.
+        let tap = queues.into_iter().next();
+        self.done("bind a tap", Request::BindTap, tap).await
     }
 
     async fn ended(&self) -> String {

@@ -55,8 +55,8 @@ pub(super) async fn status(
     api: &RuntimeApi,
     request: StatusRequest,
 ) -> Result<StatusResponse, Status> {
-    // Pods have their loopback interface only, so there is no network to wait for.
-    let network = None;
+    let network = api.sandboxes.network_status().await.err();
+    let network = network.map(|error| ("NetworkPluginNotReady", error.to_string()));
     let conditions = vec![
         condition("RuntimeReady", unfit(&api.config)),
         condition("NetworkReady", network),
