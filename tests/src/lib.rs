@@ -9,6 +9,7 @@ pub mod leaks;
 pub mod node;
 pub mod pod;
 pub mod registry;
+pub mod streaming;
 
 pub use leaks::Snapshot;
 pub use node::Node;
