@@ -10,6 +10,7 @@ pub mod node;
 pub mod pod;
 pub mod registry;
 pub mod soak;
+pub mod streaming;
 
 pub use leaks::Snapshot;
 pub use node::Node;
