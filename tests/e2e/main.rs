@@ -18,3 +18,4 @@ mod isolation;
 mod pods;
 mod resources;
 mod restart;
+mod streaming;

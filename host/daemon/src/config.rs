@@ -1,5 +1,7 @@
 //! The daemon's configuration file.
 
+mod streaming;
+
 use anyhow::{Context, Result};
 use bulkhead_image::StoreConfig;
 use bulkhead_sandbox::{NodeConfig, RuntimeConfig, VmmUsers};
@@ -8,6 +10,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use streaming::StreamingConfig;
 
 /// Where the file is looked for if no option names one.
 pub(crate) const DEFAULT_PATH: &str = "/etc/bulkhead/config.toml";
@@ -37,6 +40,8 @@ pub(crate) struct Config {
     pub(crate) default_runtime: String,
     /// The image store.
     pub(crate) images: ImagesConfig,
+    /// Exec, attach and port-forward.
+    pub(crate) streaming: StreamingConfig,
     /// Runtime handlers by name.
     pub(crate) runtimes: BTreeMap<String, RuntimeConfig>,
 }
@@ -108,6 +113,7 @@ impl Default for Config {
             seccomp_profiles: "/var/lib/kubelet/seccomp".into(),
             default_runtime: "bulkhead".to_owned(),
             images: ImagesConfig::default(),
+            streaming: StreamingConfig::default(),
             runtimes: [("bulkhead".to_owned(), RuntimeConfig::default())].into(),
         }
     }
@@ -138,6 +144,7 @@ impl Config {
                 config.default_runtime
             );
         }
+        config.streaming.server()?;
         let VmmUsers { first, count } = config.vmm_users;
         anyhow::ensure!(
             first > 0 && count > 0 && first.checked_add(count).is_some(),
