@@ -9,13 +9,13 @@ use bulkhead_cri::v1;
 use bulkhead_network::cni::{Bandwidth, Dns, PortMapping, RuntimeSettings};
 use bulkhead_network::interface::Interface;
 use bulkhead_network::{IpPreference, Mode, PodNetwork, PodRequest};
+use bulkhead_vmm_api::queue_pairs;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
-/// The machine has one interface, with one queue each way.
+/// The machine has one interface.
 const INTERFACES: usize = 1;
-const QUEUES: u16 = 1;
 /// Annotations of Kubernetes, as its bandwidth plugin support has them.
 const INGRESS: &str = "kubernetes.io/ingress-bandwidth";
 const EGRESS: &str = "kubernetes.io/egress-bandwidth";
@@ -86,10 +86,16 @@ pub(super) fn namespace(network: Option<&PodNetwork>) -> Result<Option<OwnedFd>>
 
 /// Joins the interfaces to taps and hands those to the VM.
 pub(super) async fn bind(sandbox: &Sandbox, place: &dyn Place, network: &PodNetwork) -> Result<()> {
-    let spoofing = sandbox.lock_record().runtime.allow_spoofing;
+    let (spoofing, vcpus) = {
+        let record = sandbox.lock_record();
+        let vcpus = record.size.map_or(1, |size| size.vcpus);
+        (record.runtime.allow_spoofing, vcpus)
+    };
+    // At most eight.
+    let queues = queue_pairs(vcpus) as u16;
     let networks = &sandbox.services.networks;
     let taps = networks
-        .taps(&sandbox.id(), network, QUEUES, spoofing)
+        .taps(&sandbox.id(), network, queues, spoofing)
         .await?;
     for queues in taps {
         place.bind_tap(queues).await?;
