@@ -55,19 +55,20 @@ async fn a_pods_limits_change_within_its_vm_and_not_beyond() {
         "{memory}"
     );
 
+    // What is in use cannot be taken away.
+    let fill = ["dd", "if=/dev/zero", "of=/dev/shm/x", "bs=1M", "count=60"];
+    let filled = exec(&node, &id, &fill, 60).await.unwrap();
+    assert_eq!(filled.exit_code, 0, "{filled:?}");
+    let error = resize(&node, &pod_id, resources(50_000, 48))
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+    assert!(error.message().contains("bytes of memory"), "{error}");
+    assert_eq!(host("cpu.max"), "100000 100000", "all or nothing");
+    exec(&node, &id, &["rm", "/dev/shm/x"], 60).await.unwrap();
     resize(&node, &pod_id, resources(50_000, 48)).await.unwrap();
     assert_eq!(host("cpu.max"), "50000 100000");
     assert_eq!(host("memory.max"), memory, "the VM keeps its memory");
-    // The guest keeps the lower limit: a tmpfs cannot hold more.
-    let script = "dd if=/dev/zero of=/dev/shm/x bs=1M count=60; echo status $?";
-    let full = exec(&node, &id, &["sh", "-c", script], 60).await.unwrap();
-    assert!(
-        !String::from_utf8_lossy(&full.stdout).contains("status 0"),
-        "{full:?}"
-    );
-    exec(&node, &id, &["rm", "-f", "/dev/shm/x"], 60)
-        .await
-        .unwrap();
 
     for (new, named) in [
         (resources(0, 97), "memory_limit_in_bytes"),
@@ -96,6 +97,10 @@ async fn a_pods_limits_change_within_its_vm_and_not_beyond() {
     assert_eq!(host("cpu.max"), "100000 100000");
     let error = resize(&node, &pod_id, resources(0, 97)).await.unwrap_err();
     assert!(error.message().contains("100663296"), "{error}");
+    // The guest keeps the lower limit.
+    resize(&node, &pod_id, resources(0, 48)).await.unwrap();
+    let result = exec(&node, &id, &fill, 60).await;
+    assert!(!result.is_ok_and(|output| output.exit_code == 0));
     let remove = v1::RemovePodSandboxRequest {
         pod_sandbox_id: pod_id,
     };

@@ -10,6 +10,7 @@ async fn the_lives_of_pods_leave_nothing() {
     }
     let (node, image) = node_with_image().await;
     let report = soak::run(&node, &image, [4, 8, 2]).await.unwrap();
-    report.check().unwrap();
+    // So few lives do not fill the daemon's caches; its memory is the long soak's concern.
+    report.check_counts().unwrap();
     node.finish().unwrap();
 }

@@ -74,7 +74,8 @@ impl Node {
     /// A client of the runtime service.
     #[must_use]
     pub fn runtime(&self) -> RuntimeServiceClient<Channel> {
-        RuntimeServiceClient::new(self.channel.clone())
+        // As the kubelet's client.
+        RuntimeServiceClient::new(self.channel.clone()).max_decoding_message_size(16 << 20)
     }
 
     /// A client of the image service.

@@ -54,18 +54,30 @@ pub async fn run(node: &Node, image: &str, [warm, lives, at_once]: [usize; 3]) -
 }
 
 impl Report {
+    /// Whether nothing is left, no descriptor and no thread.
+    ///
+    /// # Errors
+    /// Something is; what is more is in the message.
+    pub fn check_counts(&self) -> Result<()> {
+        let (before, after) = (self.before, self.after);
+        ensure!(self.leaks.is_empty(), "Left behind: {:?}", self.leaks);
+        ensure!(
+            after.descriptors <= before.descriptors && after.threads <= before.threads,
+            "The daemon has more than before: {self:?}"
+        );
+        Ok(())
+    }
+
     /// Whether everything is as it was, memory within a tenth.
     ///
     /// # Errors
     /// It is not; what is more is in the message.
     pub fn check(&self) -> Result<()> {
-        let (before, after) = (self.before, self.after);
-        ensure!(self.leaks.is_empty(), "Left behind: {:?}", self.leaks);
+        self.check_counts()?;
+        let most = self.before.memory_kib + self.before.memory_kib / 10;
         ensure!(
-            after.descriptors <= before.descriptors
-                && after.threads <= before.threads
-                && after.memory_kib <= before.memory_kib + before.memory_kib / 10,
-            "The daemon has more than before: {self:?}"
+            self.after.memory_kib <= most,
+            "The daemon has more memory than before: {self:?}"
         );
         Ok(())
     }
@@ -76,6 +88,9 @@ async fn rounds(node: &Node, image: &str, name: &str, [lives, at_once]: [usize; 
         let last = lives.min(first + at_once);
         let together = (first..last).map(|number| life(node, image, format!("{name}-{number}")));
         futures::future::try_join_all(together).await?;
+        if let Some(pid) = node.pid() {
+            println!("{name}: {last} of {lives}, the daemon has {:?}", held(pid)?);
+        }
     }
     Ok(())
 }

@@ -2,13 +2,15 @@
 //!
 //! The CPU limit is that of the pod's cgroup on the host, so the VM's own work counts too. A memory
 //! limit cannot be lowered there, for the host can only kill a VM whose memory is taken away: the host's
-//! limit is always the booted size with what the VMM needs, and less than that is the guest's to keep
+//! limit is always the booted size with what the VMM needs, and with the scratch disk where that is in
+//! memory too, whose pages nobody can take back; less than that is the guest's to keep
 //! ([`crate::agent::Agent::limit_memory`]).
 
 use crate::record::{SandboxRecord, VmSize};
 use crate::sandbox::Sandbox;
 use crate::{Result, SandboxError, spec};
 use bulkhead_cri::v1::LinuxContainerResources;
+use std::path::Path;
 
 /// The period of a quota whose request names none, microseconds; the kernel's default.
 const PERIOD: i64 = 100_000;
@@ -22,12 +24,24 @@ pub(crate) struct HostLimits {
     pub(crate) files: Vec<(&'static str, String)>,
 }
 
-/// The limits that a request asks for; nothing where it does not.
+/// Whether files of a directory are in memory, or may be: with overlayfs nobody can tell.
+pub(crate) fn is_in_memory(directory: &Path) -> bool {
+    const TMPFS: i64 = 0x0102_1994;
+    const RAMFS: i64 = 0x8584_58f6;
+    const OVERLAYFS: i64 = 0x794c_7630;
+    match rustix::fs::statfs(directory) {
+        Ok(stat) => [TMPFS, RAMFS, OVERLAYFS].contains(&stat.f_type),
+        Err(_) => true,
+    }
+}
+
+/// The limits that a request asks for; nothing where it does not. `in_memory` is whether the scratch
+/// disk is.
 pub(crate) fn of_host(
     record: &SandboxRecord,
     size: VmSize,
-    resources: &LinuxContainerResources,
-    overhead: &LinuxContainerResources,
+    [resources, overhead]: [&LinuxContainerResources; 2],
+    in_memory: bool,
 ) -> HostLimits {
     let mut files = Vec::new();
     if let Some((quota, period)) = quota_of(resources) {
@@ -44,7 +58,12 @@ pub(crate) fn of_host(
     }
     if resources.memory_limit_in_bytes > 0 {
         let vm = size.memory_mib << 20;
-        let limit = vm + (record.runtime.vmm_overhead_mib << 20) + vm / BYTES_A_BOOKKEEPING_BYTE;
+        let scratch = match in_memory {
+            true => record.runtime.scratch_mib << 20,
+            false => 0,
+        };
+        let own = (record.runtime.vmm_overhead_mib << 20) + vm / BYTES_A_BOOKKEEPING_BYTE;
+        let limit = vm + own + scratch;
         files.push(("memory.max", limit.to_string()));
     }
     HostLimits { files }
@@ -128,14 +147,15 @@ impl Sandbox {
         if lowered {
             running.agent.limit_memory(memory(&new)).await?;
         }
-        let limits = of_host(&record, size, &new, &overhead);
+        let in_memory = is_in_memory(&self.directory());
+        let limits = of_host(&record, size, [&new, &overhead], in_memory);
         let set = async {
             self.cgroup().limit(limits).await?;
             self.remember_resources(new).await
         };
         let result = set.await;
         if result.is_err() {
-            let before = of_host(&record, size, &old, &overhead);
+            let before = of_host(&record, size, [&old, &overhead], in_memory);
             let undone = async {
                 self.cgroup().limit(before).await?;
                 match lowered {
@@ -185,7 +205,7 @@ mod tests {
             ..Default::default()
         };
         let files = |resources: &LinuxContainerResources, overhead: &LinuxContainerResources| {
-            of_host(&record, SIZE, resources, overhead).files
+            of_host(&record, SIZE, [resources, overhead], false).files
         };
         let none = LinuxContainerResources::default();
         assert_eq!(files(&none, &limits(5000, 0, 1)), []);
@@ -199,6 +219,12 @@ mod tests {
             ]
         );
         assert_eq!(files(&limits(-1, 0, 0), &none), [own("cpu.max", "max")]);
+        let all = of_host(&record, SIZE, [&limits(0, 0, 1), &none], true).files;
+        let scratch = record.runtime.scratch_mib << 20;
+        assert_eq!(
+            all,
+            [own("memory.max", &((139 << 20) + scratch).to_string())]
+        );
         let shares = LinuxContainerResources {
             cpu_shares: 1024,
             ..Default::default()

@@ -312,7 +312,8 @@ async fn start(sandbox: &Sandbox) -> Result<Running> {
         linux.resources.unwrap_or_default(),
         linux.overhead.unwrap_or_default(),
     );
-    let limits = limits::of_host(&record, size, &resources, &overhead);
+    let in_memory = limits::is_in_memory(&directory);
+    let limits = limits::of_host(&record, size, [&resources, &overhead], in_memory);
     cgroup.limit(limits).await?;
     let bytes = record.runtime.scratch_mib << 20;
     let scratch = sandbox
