@@ -18,7 +18,7 @@ use crate::place::Place;
 use crate::record::VmmIdentity;
 use crate::{Result, SandboxError};
 use async_trait::async_trait;
-use bulkhead_vmm_api::{DiskSlot, GUEST_CMDLINE, Reply, Request, VmmConfig, VmmStatus};
+use bulkhead_vmm_api::{DiskSlot, GUEST_CMDLINE, RateLimits, Reply, Request, VmmConfig, VmmStatus};
 use control::Control;
 use process::Process;
 use socket::PodDirectory;
@@ -52,6 +52,8 @@ pub(crate) struct Vm {
     control: Control,
     process: Process,
     cgroup: PodCgroup,
+    /// Of each disk that is bound.
+    disk_limits: RateLimits,
     /// Kept as long as the process.
     _user: User,
 }
@@ -99,6 +101,7 @@ impl Vm {
             control,
             process,
             cgroup: request.cgroup.clone(),
+            disk_limits: request.runtime.disk_limits(),
             _user: user,
         };
         Ok((vm, Feed::new(feed_control)))
@@ -110,6 +113,7 @@ impl Vm {
         pod: &str,
         path: &Path,
         identity: &VmmIdentity,
+        runtime: &RuntimeConfig,
         cgroup: &PodCgroup,
         users: &Users,
     ) -> Result<Self> {
@@ -122,6 +126,7 @@ impl Vm {
             control,
             process,
             cgroup: cgroup.clone(),
+            disk_limits: runtime.disk_limits(),
             _user: users.keep(identity.user),
         };
         vm.status().await?;
@@ -174,8 +179,11 @@ impl Place for Vm {
     }
 
     async fn bind_disk(&self, slot: DiskSlot, disk: OwnedFd) -> Result<()> {
-        self.done("bind a disk", Request::BindDisk { slot }, Some(disk))
-            .await
+        let request = Request::BindDisk {
+            slot,
+            limits: self.disk_limits,
+        };
+        self.done("bind a disk", request, Some(disk)).await
     }
 
     async fn unbind_disk(&self, slot: DiskSlot) -> Result<()> {
