@@ -185,11 +185,44 @@ fn temporary(name: &str, bytes: &[u8]) -> std::path::PathBuf {
     path
 }
 
+/// Whether the VMM has threads for file operations, as it does without io_uring.
+fn has_pool(vm: &Vm) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", vm.child.id())).unwrap();
+    let names = threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("comm")));
+    names.flatten().any(|name| name.starts_with("disk-io-"))
+}
+
 #[test]
 fn disks_come_and_go() {
     let images = images!();
     let mut vm = Vm::start(&Shape::new(&images));
     vm.ready();
+    come_and_go(vm);
+}
+
+/// In the lab only: it changes what all processes of the machine may do.
+#[test]
+fn disks_come_and_go_without_io_uring() {
+    const SWITCH: &str = "/proc/sys/kernel/io_uring_disabled";
+    let images = images!();
+    if std::env::var_os("BULKHEAD_IN_LAB").is_none() {
+        support::say("skipped: io_uring is switched off in the lab only\n");
+        return;
+    }
+    let shape = Shape::new(&images);
+    for (switch, pool) in [("2", true), ("0", false)] {
+        std::fs::write(SWITCH, switch).unwrap();
+        let mut vm = Vm::start(&shape);
+        vm.ready();
+        std::fs::write(SWITCH, "0").unwrap();
+        assert_eq!(has_pool(&vm), pool, "io_uring_disabled is {switch}");
+        if pool {
+            come_and_go(vm);
+        }
+    }
+}
+
+fn come_and_go(mut vm: Vm) {
     let mut shell = vm.shell();
     let slot = DiskSlot::ReadOnly(1);
     let limits = RateLimits::default();

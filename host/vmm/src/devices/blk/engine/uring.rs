@@ -148,8 +148,7 @@ impl Uring {
         // SAFETY: the entries of the tests point to nothing but constants.
         unsafe { self.ring.submission().push(&entry) }.unwrap();
         self.ring.submit_and_wait(1).unwrap();
-        let result = self.ring.completion().next().unwrap().result();
-        result
+        self.ring.completion().next().unwrap().result()
     }
 
     /// Whether the kernel refuses to register anything more.

@@ -88,9 +88,12 @@ fn requests_that_cannot_be_answered_ask_for_a_reset() {
     }
 }
 
+/// Does to the queue what makes no sense.
+type Break = fn(&mut Setup);
+
 #[test]
 fn queues_that_make_no_sense_ask_for_a_reset() {
-    let cases: [(&str, fn(&mut Setup)); 9] = [
+    let cases: [(&str, Break); 9] = [
         ("a loop", |s| {
             s.ring.descriptor(0, HEADERS, 16, NEXT, 1);
             s.ring.descriptor(1, DATA, 512, NEXT | WRITE, 1);
