@@ -18,7 +18,9 @@ use crate::place::Place;
 use crate::record::VmmIdentity;
 use crate::{Result, SandboxError};
 use async_trait::async_trait;
-use bulkhead_vmm_api::{DiskSlot, GUEST_CMDLINE, RateLimits, Reply, Request, VmmConfig, VmmStatus};
+use bulkhead_vmm_api::{
+    DiskSlot, GUEST_CMDLINE, NetworkLimits, RateLimits, Reply, Request, VmmConfig, VmmStatus,
+};
 use control::Control;
 use process::Process;
 use socket::PodDirectory;
@@ -194,7 +196,9 @@ impl Place for Vm {
     async fn bind_tap(&self, queues: Vec<OwnedFd>) -> Result<()> {
         // One queue each way is what the machine has.
         let tap = queues.into_iter().next();
-        self.done("bind a tap", Request::BindTap, tap).await
+        let limits = NetworkLimits::default();
+        self.done("bind a tap", Request::BindTap { limits }, tap)
+            .await
     }
 
     async fn ended(&self) -> String {
