@@ -1,6 +1,10 @@
 //! Disks: fixed virtio-blk slots that boot empty and get their content later.
 //!
-//! A slot is found by the serial that the VMM gives it (`/sys/block/*/serial`, which asks the
+//! A slot that was never used has no driver, which spares the guest's memory: its window says that there
+//! is no device, until the host has put something behind it. Then the driver must be told to look again.
+//! The slot's platform device is found by its ACPI unique ID, which is the serial.
+//!
+//! A disk is found by the serial that the VMM gives it (`/sys/block/*/serial`, which asks the
 //! device each time). Something is bound to it when its capacity is not zero. The kernel sends no
 //! uevent for a change from or to zero (`set_capacity_and_notify` in block/genhd.c returns before
 //! it); what it does send is a log record, "detected capacity change". So a waiter sleeps on
@@ -11,6 +15,9 @@ use crate::error::Context;
 use crate::sys::fd::Fd;
 use crate::{Error, Result, id};
 use rustix::fs::{Mode, OFlags, SeekFrom};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// A disk with something bound to it.
@@ -27,6 +34,8 @@ pub struct Disk {
 pub struct Disks {
     sys_block: PathBuf,
     dev: PathBuf,
+    /// Where the windows of the machine are, and their driver.
+    platform: PathBuf,
 }
 
 impl Default for Disks {
@@ -34,19 +43,65 @@ impl Default for Disks {
         Self {
             sys_block: "/sys/block".into(),
             dev: "/dev".into(),
+            platform: "/sys/bus/platform".into(),
         }
     }
 }
 
 impl Disks {
-    /// The disk with this serial, once something is bound to it.
+    /// The disk with this serial, once something is bound to it. That the host must have done before, if it
+    /// is for the first time.
     pub async fn wait(&self, serial: &str, deadline: Deadline) -> Result<Disk> {
         check_serial(serial)?;
         if let Some(disk) = self.find(serial)? {
             return Ok(disk);
         }
+        if self.give_driver(serial)?
+            && let Some(disk) = self.find(serial)?
+        {
+            return Ok(disk);
+        }
         let waited = || format!("Disk {serial} is still empty or missing");
         deadline.limit(waited, self.wait_by_log(serial)).await?
+    }
+
+    /// Has the driver look at a slot that has none; answers whether it took it. The disk is there then.
+    fn give_driver(&self, serial: &str) -> Result<bool> {
+        let Some(device) = self.without_driver(serial)? else {
+            return Ok(false);
+        };
+        let bind = self.platform.join("drivers/virtio-mmio/bind");
+        let written = File::options()
+            .write(true)
+            .open(bind)
+            .and_then(|mut bind| bind.write_all(device.as_encoded_bytes()));
+        match written {
+            Ok(()) => Ok(true),
+            Err(error) => match error.raw_os_error() {
+                // The window says that there is no device.
+                Some(libc::ENODEV) => Err(Error::Precondition(format!(
+                    "Nothing was ever bound to disk slot {serial}"
+                ))),
+                // Somebody was quicker.
+                Some(libc::EBUSY) => Ok(true),
+                _ => Err(error).context(|| format!("Cannot give disk slot {serial} its driver")),
+            },
+        }
+    }
+
+    /// The name of the slot's platform device, if it has no driver.
+    fn without_driver(&self, serial: &str) -> Result<Option<OsString>> {
+        let entries = std::fs::read_dir(self.platform.join("devices"))
+            .context(|| "Cannot list the devices")?;
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let id = read(&path.join("firmware_node/uid"));
+            if id.is_some_and(|id| id.trim_end() == serial) {
+                let free = !path.join("driver").exists();
+                return Ok(free.then(|| entry.file_name()));
+            }
+        }
+        Ok(None)
     }
 
     async fn wait_by_log(&self, serial: &str) -> Result<Disk> {

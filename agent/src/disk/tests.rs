@@ -13,9 +13,43 @@ fn machine(name: &str, disks: &[(&str, Option<&str>, &str)]) -> Disks {
         fs::write(dir.join("size"), size).unwrap();
     }
     Disks {
+        platform: root.join("platform"),
         sys_block: root,
         dev: "/dev".into(),
     }
+}
+
+#[tokio::test]
+async fn a_slot_without_a_driver_is_given_one() {
+    let disks = machine("driver", &[("vda", Some("ro0"), "8\n")]);
+    for (name, id, driver) in [
+        ("LNRO0005:00", "0", true),
+        ("LNRO0005:05", "ro0", true),
+        ("LNRO0005:06", "ro1", false),
+    ] {
+        let path = disks.platform.join("devices").join(name);
+        fs::create_dir_all(path.join("firmware_node")).unwrap();
+        fs::write(path.join("firmware_node/uid"), format!("{id}\n")).unwrap();
+        if driver {
+            fs::create_dir(path.join("driver")).unwrap();
+        }
+    }
+    let driver = disks.platform.join("drivers/virtio-mmio");
+    fs::create_dir_all(&driver).unwrap();
+    fs::write(driver.join("bind"), "").unwrap();
+    assert!(!disks.give_driver("ro0").unwrap());
+    assert!(!disks.give_driver("ro2").unwrap());
+    assert_eq!(fs::read_to_string(driver.join("bind")).unwrap(), "");
+    assert!(disks.give_driver("ro1").unwrap());
+    assert_eq!(
+        fs::read_to_string(driver.join("bind")).unwrap(),
+        "LNRO0005:06"
+    );
+    // A driver that does not take it: here because it is no file.
+    fs::remove_file(driver.join("bind")).unwrap();
+    let deadline = Deadline::NEVER;
+    let error = disks.wait("ro1", deadline).await.unwrap_err();
+    assert!(error.to_string().contains("ro1"), "{error}");
 }
 
 #[test]

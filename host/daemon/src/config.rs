@@ -209,6 +209,12 @@ impl Config {
             within(runtime.scratch_mib, 64, 1 << 20, "scratch_mib")?;
             within(runtime.read_only_slots.into(), 1, 32, "read_only_slots")?;
             within(runtime.read_write_slots.into(), 1, 32, "read_write_slots")?;
+            let (ops, mib) = (
+                runtime.disk_max_ops_per_second,
+                runtime.disk_max_mib_per_second,
+            );
+            within(ops, 0, 1 << 32, "disk_max_ops_per_second")?;
+            within(mib, 0, 1 << 20, "disk_max_mib_per_second")?;
             within(
                 runtime.boot_timeout_seconds,
                 1,
@@ -258,6 +264,10 @@ mod tests {
     fn values_out_of_range_are_named() {
         assert!(error("[runtimes.bulkhead]\ncpus = 0").contains("runtimes.bulkhead.cpus is 0"));
         assert!(error("socket_mode = 0o1777").contains("socket_mode is 0o1777"));
+        assert!(
+            error("[runtimes.bulkhead]\ndisk_max_mib_per_second = 1048577")
+                .contains("runtimes.bulkhead.disk_max_mib_per_second is 1048577")
+        );
         assert!(error("vmm_users = { first = 0 }").contains("vmm_users"));
         assert!(error("vmm_users = { first = 4294967295 }").contains("vmm_users"));
         assert!(

@@ -1,6 +1,7 @@
 //! What the daemon's configuration says about pods.
 
 use bulkhead_network::NetworkConfig;
+use bulkhead_vmm_api::{Rate, RateLimits};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -79,6 +80,10 @@ pub struct RuntimeConfig {
     pub read_only_slots: u8,
     /// Slots for the scratch disk and block volumes.
     pub read_write_slots: u8,
+    /// The most requests that each disk of a pod serves in a second; 0 is no limit.
+    pub disk_max_ops_per_second: u64,
+    /// The most data that each disk of a pod moves in a second, in MiB; 0 is no limit.
+    pub disk_max_mib_per_second: u64,
     /// How long a guest may take from the start of its VMM until it announces itself, in seconds.
     pub boot_timeout_seconds: u64,
     /// Packets with addresses that are not the pod's own may leave it.
@@ -98,11 +103,27 @@ impl Default for RuntimeConfig {
             vmm_overhead_mib: 64,
             seccomp_default: SeccompDefault::RuntimeDefault,
             scratch_mib: 10 * 1024,
-            read_only_slots: 8,
-            read_write_slots: 4,
+            read_only_slots: 16,
+            read_write_slots: 8,
+            disk_max_ops_per_second: 0,
+            disk_max_mib_per_second: 0,
             boot_timeout_seconds: 30,
             allow_spoofing: false,
             network_annotations: false,
+        }
+    }
+}
+
+impl RuntimeConfig {
+    /// The limits of each disk. After a pause a disk may do at once what it may do in a second.
+    pub(crate) fn disk_limits(&self) -> RateLimits {
+        let rate = |per_second| {
+            let burst = per_second;
+            (per_second > 0).then_some(Rate { per_second, burst })
+        };
+        RateLimits {
+            ops: rate(self.disk_max_ops_per_second),
+            bytes: rate(self.disk_max_mib_per_second.saturating_mul(1 << 20)),
         }
     }
 }

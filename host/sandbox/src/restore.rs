@@ -89,7 +89,9 @@ async fn adopt(sandbox: &Arc<Sandbox>) -> Result<(Running, u64)> {
     };
     let cgroup = PodCgroup::at(&record.cgroup);
     let users = &sandbox.services.users;
-    let vm = Vm::adopt(&record.id, &sandbox.directory(), identity, &cgroup, users).await?;
+    let directory = sandbox.directory();
+    let runtime = &record.runtime;
+    let vm = Vm::adopt(&record.id, &directory, identity, runtime, &cgroup, users).await?;
     let place: Arc<dyn Place> = Arc::new(vm);
     let agent = Agent::connect(&record.id, Arc::clone(&place)).await?;
     let disks = PodDisks::new(

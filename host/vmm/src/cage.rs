@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 /// The most descriptors: control and guest connections are capped far below.
 const MAX_DESCRIPTORS: u64 = 4096;
-/// Threads besides vCPUs and disk workers: control and devices, and room for workers that end.
+/// Threads besides those of vCPUs and disks: control and devices, and room for threads that end.
 const SPARE_THREADS: u64 = 16;
 
 /// Who the process becomes.

@@ -1,6 +1,7 @@
 //! From a [`VmmConfig`] to owned, checked descriptors.
 
 use crate::cage::Cage;
+use crate::devices::blk::MAX_THREADS;
 use crate::error::Error;
 use bulkhead_vmm_api::{VmmConfig, queue_pairs};
 use rustix::fs::FileType;
@@ -106,8 +107,12 @@ impl Resources {
                 uid: config.uid,
                 gid: config.gid,
                 network: namespace,
-                // Each vCPU, each bound disk and each pair of network queues has a thread.
-                threads: u64::from(config.vcpus) + slots(config) + queue_pairs(config.vcpus) as u64,
+                // Each vCPU and each pair of network queues has a thread; the disks have one and their
+                // engine's.
+                threads: u64::from(config.vcpus)
+                    + queue_pairs(config.vcpus) as u64
+                    + 1
+                    + MAX_THREADS,
             },
         })
     }

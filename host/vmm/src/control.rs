@@ -1,13 +1,13 @@
 //! The control socket: what the daemon asks, and what it gets.
 //!
 //! The main thread serves it with `poll(2)` until the VM has ended. Nothing here waits for a guest
-//! or a disk: emptying a slot is answered when its worker has ended, and meanwhile only that one
+//! or a disk: emptying a slot is answered when its last request has ended, and meanwhile only that one
 //! connection is not read. When the daemon goes, its connections end and the VM goes on.
 
-use crate::devices::blk::BindError;
+use crate::devices::blk::{BindError, Disk};
 use crate::error::{Error, chain};
 use crate::exits::Exits;
-use crate::machine::{DiskAt, Machine};
+use crate::machine::Machine;
 use crate::vcpu::Threads;
 use crate::verdict::End;
 use bulkhead_vmm_api::wire::{self, WireError};
@@ -33,7 +33,7 @@ pub struct Control {
     machine: Arc<Machine>,
     listener: OwnedFd,
     connections: Vec<Connection>,
-    /// Signalled when a disk's worker has ended.
+    /// Signalled when a slot that was being emptied is empty.
     ended: Arc<EventFd>,
     /// Once they run.
     vcpus: Option<Threads>,
@@ -157,7 +157,7 @@ impl Control {
         self.serve_connections(&readable);
         if ended {
             let _ = self.ended.read();
-            self.collect()?;
+            self.collect();
         }
         if accept {
             self.accept();
@@ -181,9 +181,15 @@ impl Control {
             self.shutdown = Shutdown::Emptying;
         }
         // To ask again does no harm, and answers whether the slot is empty.
-        let empty = |at: &DiskAt| at.disk.unbind();
+        let empty = |disk: &Arc<Disk>| disk.unbind(&self.ended);
         let ends = self.shutdown == Shutdown::Emptying
-            && self.machine.disks.iter().filter(|at| !empty(at)).count() == 0;
+            && self
+                .machine
+                .disks
+                .iter()
+                .filter(|disk| !empty(disk))
+                .count()
+                == 0;
         self.connections.retain_mut(|connection| {
             let reply = match connection.waits_for {
                 Some(Wait::Paused) if is_stopped => Reply::Done,
@@ -277,15 +283,15 @@ impl Control {
             return Err(error("The VM is being shut down"));
         }
         match request {
-            Request::BindDisk { slot } => {
+            Request::BindDisk { slot, limits } => {
                 let file = File::from(one(fds)?);
-                let disk = &self.disk(slot)?.disk;
-                disk.bind(file, &self.machine.events, &self.ended)
+                self.disk(slot)?
+                    .bind(file, &limits)
                     .map_err(|error: BindError| refusal(&error))?;
                 done
             }
             Request::UnbindDisk { slot } => {
-                if self.disk(slot)?.disk.unbind() {
+                if self.disk(slot)?.unbind(&self.ended) {
                     done
                 } else {
                     Ok(Answer::When(Wait::Empty(slot)))
@@ -328,11 +334,11 @@ impl Control {
         }
     }
 
-    fn disk(&self, slot: DiskSlot) -> Result<&DiskAt, Reply> {
+    fn disk(&self, slot: DiskSlot) -> Result<&Arc<Disk>, Reply> {
         self.machine
             .disks
             .iter()
-            .find(|at| at.disk.slot() == slot)
+            .find(|disk| disk.slot() == slot)
             .ok_or_else(|| error(&format!("The machine has no slot {}", slot.serial())))
     }
 
@@ -356,8 +362,8 @@ impl Control {
         if let Some(net) = &machine.net {
             devices.push(net.counters("net"));
         }
-        for at in &machine.disks {
-            devices.push(at.disk.counters().named(&at.disk.slot().serial()));
+        for disk in &machine.disks {
+            devices.push(disk.counters().named(&disk.slot().serial()));
         }
         for (device, accesses) in devices.iter_mut().zip(machine.register_accesses()) {
             device.accesses = accesses;
@@ -396,23 +402,20 @@ impl Control {
         }
     }
 
-    /// Finishes the slots whose workers have ended, and answers who waited for them.
-    fn collect(&mut self) -> Result<(), Error> {
-        for at in &self.machine.disks {
-            let empty = at.disk.collect(&self.machine.events, at.source)?;
-            if !empty {
-                continue;
+    /// Answers who waited for slots that are empty now.
+    fn collect(&mut self) {
+        let disks = &self.machine.disks;
+        self.connections.retain_mut(|connection| {
+            let Some(Wait::Empty(slot)) = connection.waits_for else {
+                return true;
+            };
+            let disk = disks.iter().find(|disk| disk.slot() == slot);
+            if !disk.is_some_and(|disk| disk.is_empty()) {
+                return true;
             }
-            let slot = at.disk.slot();
-            self.connections.retain_mut(|connection| {
-                if connection.waits_for != Some(Wait::Empty(slot)) {
-                    return true;
-                }
-                connection.waits_for = None;
-                matches!(answer(&connection.socket, &Reply::Done), After::Keep)
-            });
-        }
-        Ok(())
+            connection.waits_for = None;
+            matches!(answer(&connection.socket, &Reply::Done), After::Keep)
+        });
     }
 }
 

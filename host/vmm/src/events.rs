@@ -1,8 +1,7 @@
 //! The device thread: it waits for what devices wait for and lets each serve its queues.
 //!
-//! One thread serves every device that does not need one of its own. A bound disk has a worker (see
-//! [`crate::devices::blk`]), for its requests may block; its kick is muted here meanwhile. The network
-//! interface has its own (see [`crate::devices::net`]).
+//! One thread serves every device that does not need one of its own. The disks (see
+//! [`crate::devices::blk`]) and the network interface (see [`crate::devices::net`]) have theirs.
 
 use crate::error::Error;
 use crate::sync::lock;

@@ -46,6 +46,7 @@ fn run(main_ns: u64) -> Result<End, Error> {
     let confined = Arc::new(Barrier::new(threads));
     control.take_vcpus(vcpu::start(&machine, built.vcpus, &confined)?);
     machine::serve_devices(&machine, &confined)?;
+    machine::serve_disks(&machine, built.disk_service, &confined)?;
     machine::serve_network(&machine, &confined)?;
     seccomp::confine_with(seccomp::Thread::Control, machine.uses_vhost())?;
     confined.wait();

@@ -1,6 +1,6 @@
 //! The system calls that each kind of thread may make; any other one kills the process (SIGSYS).
 //!
-//! A thread takes its filter on itself before the guest runs, a disk's worker before its first request.
+//! A thread takes its filter on itself before the guest runs.
 //! What is listed is what the threads were seen to do in all tests of the project, and what their code can
 //! reach besides (an allocation that grows, the way out of the process); the numbers of `ioctl`s are part
 //! of the rules. Sources: seccomp(2), `Documentation/userspace-api/seccomp_filter.rst` of Linux.
@@ -22,8 +22,10 @@ pub enum Thread {
     Vcpu,
     /// Serves the devices.
     Devices,
-    /// Serves one bound disk.
-    Disk,
+    /// Serves the disk slots.
+    Disks,
+    /// Does file operations where there is no io_uring.
+    DiskPool,
     /// Serves a pair of the network interface's queues.
     Net,
 }
@@ -80,12 +82,19 @@ const DEVICES: &[i64] = &[
     libc::SYS_socketpair,
     libc::SYS_writev,
 ];
-/// A disk's file.
-const DISK: &[i64] = &[
+/// The disk slots' queues and limits, operations on files by an io_uring that permits nothing else (see
+/// [`crate::devices::blk`]), and reading what the page cache has where there is none.
+const DISKS: &[i64] = &[
     libc::SYS_close,
+    libc::SYS_epoll_pwait,
+    libc::SYS_io_uring_enter,
+    libc::SYS_preadv2,
+    libc::SYS_timerfd_settime,
+];
+/// A disk's file, where there is no io_uring.
+const DISK_POOL: &[i64] = &[
     libc::SYS_fallocate,
     libc::SYS_fdatasync,
-    libc::SYS_ppoll,
     libc::SYS_preadv,
     libc::SYS_pwritev,
 ];
@@ -99,20 +108,15 @@ const NET: &[i64] = &[
 ];
 /// What a device's activation and its registers need.
 const VCPU: &[i64] = &[libc::SYS_close, libc::SYS_epoll_ctl];
-/// The control socket, files that come through it, and starting disk workers.
+/// The control socket, and files that come through it.
 const CONTROL: &[i64] = &[
     libc::SYS_accept4,
-    libc::SYS_clone3,
+    libc::SYS_close,
     libc::SYS_epoll_ctl,
-    libc::SYS_eventfd2,
-    libc::SYS_gettid,
     libc::SYS_lseek,
+    libc::SYS_ppoll,
     libc::SYS_recvmsg,
-    libc::SYS_rseq,
-    libc::SYS_sched_getaffinity,
-    libc::SYS_seccomp,
     libc::SYS_sendmsg,
-    libc::SYS_set_robust_list,
     libc::SYS_statx,
 ];
 
@@ -121,10 +125,10 @@ impl Thread {
         let lists: &[&[i64]] = match self {
             Self::Vcpu => &[EVERY, VCPU],
             Self::Devices => &[EVERY, DEVICES],
-            Self::Disk => &[EVERY, DISK],
+            Self::Disks => &[EVERY, DISKS],
+            Self::DiskPool => &[EVERY, DISK_POOL],
             Self::Net => &[EVERY, NET],
-            // Its filter also holds for the disk workers that it starts.
-            Self::Control => &[EVERY, DISK, CONTROL],
+            Self::Control => &[EVERY, CONTROL],
         };
         lists.concat()
     }
@@ -139,7 +143,8 @@ impl Thread {
                 TUNSETQUEUE,
             ],
             Self::Devices => &[KVM_IRQ_LINE, FIONBIO],
-            Self::Disk => &[KVM_IRQ_LINE],
+            Self::Disks => &[KVM_IRQ_LINE],
+            Self::DiskPool => &[],
             Self::Net => &[KVM_IRQ_LINE, TUNSETQUEUE],
             Self::Control => &[
                 KVM_IRQ_LINE,
@@ -185,7 +190,11 @@ fn program(thread: Thread, vhost: bool) -> Result<BpfProgram, seccompiler::Backe
     let vhost: &[u64] = if vhost { &VHOST } else { &[] };
     let ioctls = thread.ioctls().iter().chain(vhost);
     let ioctls = ioctls.map(|request| rule(1, SeccompCmpOp::Eq, *request));
-    rules.insert(libc::SYS_ioctl, ioctls.collect::<Result<_, _>>()?);
+    let ioctls: Vec<SeccompRule> = ioctls.collect::<Result<_, _>>()?;
+    // A call without rules would be allowed whatever its arguments.
+    if !ioctls.is_empty() {
+        rules.insert(libc::SYS_ioctl, ioctls);
+    }
     let reads = match thread {
         Thread::Control => [libc::F_GETFD, libc::F_GETFL].as_slice(),
         // A debug build looks at every descriptor before it closes it.
@@ -206,13 +215,6 @@ fn program(thread: Thread, vhost: bool) -> Result<BpfProgram, seccompiler::Backe
             condition(2, SeccompCmpOp::Eq, crate::vcpu::KICK as u64)?,
         ])?;
         rules.insert(libc::SYS_tgkill, vec![kick]);
-        // What a disk's worker does when it starts: its name, and its own filter.
-        let options = [libc::PR_SET_NAME, libc::PR_SET_NO_NEW_PRIVS];
-        let options = options.map(|option| rule(0, SeccompCmpOp::Eq, option as u64));
-        rules.insert(
-            libc::SYS_prctl,
-            options.into_iter().collect::<Result<_, _>>()?,
-        );
     }
     if thread == Thread::Devices {
         // How much the host's kernel keeps of what the guest sends on a vsock connection.

@@ -49,7 +49,9 @@ fn bind(vm: &mut Vm, slot: DiskSlot, folder: &tempfile::TempDir, content: &[u8])
     std::fs::write(&path, content).unwrap();
     let write = matches!(slot, DiskSlot::ReadWrite(_));
     let file = File::options().read(true).write(write).open(&path).unwrap();
-    assert_eq!(vm.ask(&Request::BindDisk { slot }, &[&file]), Reply::Done);
+    let limits = bulkhead_vmm_api::RateLimits::default();
+    let bind = Request::BindDisk { slot, limits };
+    assert_eq!(vm.ask(&bind, &[&file]), Reply::Done);
     path
 }
 

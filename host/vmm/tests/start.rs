@@ -163,7 +163,10 @@ fn the_control_socket_answers_while_the_guest_idles() {
     let disk = folder.file("disk", &[0; 1024]);
     let writable = File::options().read(true).write(true).open(&disk).unwrap();
     let readable = File::open(&disk).unwrap();
-    let bind = |slot| Request::BindDisk { slot };
+    let bind = |slot| Request::BindDisk {
+        slot,
+        limits: bulkhead_vmm_api::RateLimits::default(),
+    };
     for (request, files) in [
         (bind(DiskSlot::ReadOnly(0)), vec![&writable]),
         (bind(DiskSlot::ReadOnly(0)), vec![]),
@@ -270,7 +273,9 @@ fn a_vm_that_is_shut_down_lets_go_of_its_disks_first() {
     for paused_before in [false, true] {
         let mut vm = Vm::start(&folder.shape(&chatter()));
         for slot in [DiskSlot::ReadOnly(0), DiskSlot::ReadOnly(1)] {
-            assert_eq!(vm.ask(&Request::BindDisk { slot }, &[&disk]), Reply::Done);
+            let limits = bulkhead_vmm_api::RateLimits::default();
+            let bind = Request::BindDisk { slot, limits };
+            assert_eq!(vm.ask(&bind, &[&disk]), Reply::Done);
         }
         if paused_before {
             assert_eq!(vm.ask(&Request::Pause, &[]), Reply::Done);

@@ -1,7 +1,7 @@
 //! Requests, replies, and what they carry.
 
 use crate::config::DiskSlot;
-use crate::rate::NetworkLimits;
+use crate::rate::{NetworkLimits, RateLimits};
 use serde::{Deserialize, Serialize};
 
 /// The version of this protocol. A VMM answers an action that it does not know with [`Reply::Error`] and
@@ -26,6 +26,9 @@ pub enum Request {
     BindDisk {
         /// An empty slot.
         slot: DiskSlot,
+        /// How fast it may be used.
+        #[serde(default, skip_serializing_if = "RateLimits::is_none")]
+        limits: RateLimits,
     },
     /// Empties a slot: no request is in flight on the file when this is answered.
     UnbindDisk {

@@ -121,6 +121,7 @@ mod tests {
         let (read, write) = rustix::pipe::pipe().unwrap();
         let request = Request::BindDisk {
             slot: crate::DiskSlot::ReadOnly(3),
+            limits: crate::RateLimits::default(),
         };
         send(&ours, &request, &[write.as_fd()]).unwrap();
         drop(write);

@@ -19,7 +19,7 @@ use crate::record::VmmIdentity;
 use crate::{Result, SandboxError};
 use async_trait::async_trait;
 use bulkhead_vmm_api::{
-    DiskSlot, GUEST_CMDLINE, NetworkLimits, Reply, Request, VmmConfig, VmmStatus,
+    DiskSlot, GUEST_CMDLINE, NetworkLimits, RateLimits, Reply, Request, VmmConfig, VmmStatus,
 };
 use control::Control;
 use process::Process;
@@ -54,6 +54,8 @@ pub(crate) struct Vm {
     control: Control,
     process: Process,
     cgroup: PodCgroup,
+    /// Of each disk that is bound.
+    disk_limits: RateLimits,
     /// Kept as long as the process.
     _user: User,
 }
@@ -101,6 +103,7 @@ impl Vm {
             control,
             process,
             cgroup: request.cgroup.clone(),
+            disk_limits: request.runtime.disk_limits(),
             _user: user,
         };
         Ok((vm, Feed::new(feed_control)))
@@ -112,6 +115,7 @@ impl Vm {
         pod: &str,
         path: &Path,
         identity: &VmmIdentity,
+        runtime: &RuntimeConfig,
         cgroup: &PodCgroup,
         users: &Users,
     ) -> Result<Self> {
@@ -124,6 +128,7 @@ impl Vm {
             control,
             process,
             cgroup: cgroup.clone(),
+            disk_limits: runtime.disk_limits(),
             _user: users.keep(identity.user),
         };
         vm.status().await?;
@@ -176,8 +181,11 @@ impl Place for Vm {
     }
 
     async fn bind_disk(&self, slot: DiskSlot, disk: OwnedFd) -> Result<()> {
-        self.done("bind a disk", Request::BindDisk { slot }, vec![disk])
-            .await
+        let request = Request::BindDisk {
+            slot,
+            limits: self.disk_limits,
+        };
+        self.done("bind a disk", request, vec![disk]).await
     }
 
     async fn unbind_disk(&self, slot: DiskSlot) -> Result<()> {

@@ -38,12 +38,12 @@ const MADT_OVERRIDE: u8 = 2;
 /// Active high, level-triggered, for the SCI.
 const OVERRIDE_LEVEL_HIGH: u16 = 0b1101;
 
-/// Writes all tables, the RSDP at [`ACPI_BASE`].
+/// Writes all tables, the RSDP at [`ACPI_BASE`]. `devices` are the unique IDs of the virtio windows.
 ///
 /// # Errors
 /// [`Error::Config`] when the tables are too long, which the caps on devices exclude;
 /// [`Error::GuestMemory`].
-pub fn write(ram: &GuestRam, vcpus: u8, devices: usize) -> Result<(), Error> {
+pub fn write(ram: &GuestRam, vcpus: u8, devices: &[String]) -> Result<(), Error> {
     let mut writer = Writer {
         ram,
         // The RSDP comes first and is known last.
@@ -150,14 +150,15 @@ fn madt(vcpus: u8) -> Sdt {
 }
 
 /// Differentiated system description table: the devices that cannot be found otherwise.
-fn dsdt(devices: usize) -> Sdt {
+fn dsdt(devices: &[String]) -> Sdt {
     let mut body = Vec::new();
     let off = SLEEP_TYPE_OFF;
     aml::Name::new("_S5_".into(), &aml::Package::new(vec![&off, &aml::ZERO]))
         .to_aml_bytes(&mut body);
 
     let mut children: Vec<Vec<u8>> = vec![serial(), pvpanic(), generation(), events()];
-    children.extend((0..devices).map(virtio));
+    let devices = devices.iter().enumerate();
+    children.extend(devices.map(|(index, id)| virtio(index, id)));
     let children: Vec<u8> = children.concat();
     body.extend(aml::Scope::raw("_SB_".into(), children));
 
@@ -250,14 +251,15 @@ fn events() -> Vec<u8> {
     )
 }
 
-/// One virtio-mmio window; `LNRO0005` is what Linux's virtio_mmio driver looks for.
-fn virtio(index: usize) -> Vec<u8> {
+/// One virtio-mmio window; `LNRO0005` is what Linux's virtio_mmio driver looks for. The unique ID of a
+/// disk slot is its serial.
+fn virtio(index: usize, id: &String) -> Vec<u8> {
     // At most 64 slots and a few devices: two hexadecimal digits; windows lie below 4 GiB.
     device(
         &format!("VR{index:02X}"),
         vec![
             &aml::Name::new("_HID".into(), &"LNRO0005"),
-            &aml::Name::new("_UID".into(), &index),
+            &aml::Name::new("_UID".into(), id),
             &aml::Name::new(
                 "_CRS".into(),
                 &aml::ResourceTemplate::new(vec![

@@ -12,6 +12,7 @@ mod slots;
 
 use crate::config::Resources;
 use crate::devices::balloon::Balloon;
+use crate::devices::blk::{Disk, Service as DiskService};
 use crate::devices::net::Net;
 use crate::devices::rng::Rng;
 use crate::devices::serial::Serial;
@@ -31,7 +32,6 @@ use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use layout::{GENERATION_GSI, HOLE_START, MMIO_BASE, MMIO_STRIDE, SERIAL_GSI};
 use memory::GuestRam;
 use platform::Platform;
-pub use slots::DiskAt;
 use slots::Slots;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,7 +45,7 @@ pub struct Machine {
     /// The ports.
     pub platform: Platform,
     /// The disk slots.
-    pub disks: Vec<DiskAt>,
+    pub disks: Vec<Arc<Disk>>,
     /// The vsock device.
     pub vsock: Arc<Vsock>,
     /// The entropy device.
@@ -83,6 +83,8 @@ pub struct Built {
     pub vcpus: Vec<VcpuFd>,
     /// The listening control socket.
     pub control: std::os::fd::OwnedFd,
+    /// What serves the disk slots.
+    pub disk_service: DiskService,
 }
 
 /// Builds the machine that the configuration describes.
@@ -132,13 +134,14 @@ pub fn build(resources: Resources, verdict: Arc<Verdict>) -> Result<Built, Error
         false => None,
     };
     let disks = slots.disks(resources.read_only_slots, resources.read_write_slots)?;
-    let windows = slots.finish();
-    acpi::write(&ram, resources.vcpus, windows.len())?;
+    let mut disk_service = DiskService::new(ram.clone(), disks.clone(), None)?;
+    let (windows, names) = slots.finish();
+    acpi::write(&ram, resources.vcpus, &names)?;
 
     let serial = Arc::new(Serial::new(pulse(&vm, SERIAL_GSI)));
     let generation = Generation::new(ram.clone(), pulse(&vm, GENERATION_GSI))?;
     let pairs = net.as_ref().map_or(0, |net| net.pairs());
-    let gate = Arc::new(Gate::new(usize::from(resources.vcpus) + 1 + pairs)?);
+    let gate = Arc::new(Gate::new(usize::from(resources.vcpus) + 2 + pairs)?);
     if let Some(net) = &net {
         net.wake_by(gate.ring())?;
     }
@@ -150,6 +153,7 @@ pub fn build(resources: Resources, verdict: Arc<Verdict>) -> Result<Built, Error
             ringing.pass();
         }),
     )?;
+    disk_service.wake_by(gate.ring())?;
     let vcpus = vcpus(&kvm, &vm, resources.vcpus, kernel)?;
     let machine = Machine {
         platform: Platform::new(Arc::clone(&serial), Arc::clone(&verdict)),
@@ -174,6 +178,7 @@ pub fn build(resources: Resources, verdict: Arc<Verdict>) -> Result<Built, Error
         machine: Arc::new(machine),
         vcpus,
         control: resources.control,
+        disk_service,
     })
 }
 
@@ -207,10 +212,10 @@ impl Machine {
         memory::resident(&self.ram).unwrap_or(0)
     }
 
-    /// How many threads serve its devices besides those of bound disks.
+    /// How many threads serve its devices.
     #[must_use]
     pub fn device_threads(&self) -> usize {
-        1 + self.net.as_ref().map_or(0, |net| net.pairs())
+        2 + self.net.as_ref().map_or(0, |net| net.pairs())
     }
 
     /// Whether the host's kernel moves the network interface's packets.
@@ -221,7 +226,8 @@ impl Machine {
 
     /// Confines the calling thread's system calls; a thread that cannot be confined ends the VM.
     pub fn confine(&self, thread: seccomp::Thread) {
-        if let Err(error) = seccomp::confine_with(thread, self.uses_vhost()) {
+        let vhost = self.uses_vhost() && thread != seccomp::Thread::Disks;
+        if let Err(error) = seccomp::confine_with(thread, vhost) {
             let text = format!("{}.", chain(&error));
             self.verdict.decide(error.reason(), text);
         }
@@ -291,6 +297,38 @@ pub fn serve_network(machine: &Arc<Machine>, confined: &Arc<Barrier>) -> Result<
             .map_err(Error::host("start a thread"))?;
     }
     Ok(())
+}
+
+/// Starts the thread that serves the disk slots, once all threads are `confined`.
+///
+/// # Errors
+/// [`Error::Host`].
+pub fn serve_disks(
+    machine: &Arc<Machine>,
+    mut service: DiskService,
+    confined: &Arc<Barrier>,
+) -> Result<(), Error> {
+    let (machine, confined) = (Arc::clone(machine), Arc::clone(confined));
+    std::thread::Builder::new()
+        .name("disks".to_owned())
+        .stack_size(128 * 1024)
+        .spawn(move || {
+            machine.confine(seccomp::Thread::Disks);
+            confined.wait();
+            loop {
+                let served = if machine.gate.is_closed() {
+                    service.rest(|| machine.gate.pass())
+                } else {
+                    service.turn()
+                };
+                if let Err(error) = served {
+                    let text = format!("The disk thread stopped: {}.", chain(&error));
+                    return machine.verdict.decide(ExitReason::Internal, text);
+                }
+            }
+        })
+        .map(drop)
+        .map_err(Error::host("start a thread"))
 }
 
 /// Whether this KVM is what the machine needs.

@@ -14,15 +14,6 @@ use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
 
-/// A disk slot and where the device thread knows its kick.
-#[derive(Debug, Clone)]
-pub struct DiskAt {
-    /// The slot.
-    pub disk: Arc<Disk>,
-    /// Its kick.
-    pub source: Source,
-}
-
 /// The windows under construction.
 pub(super) struct Slots<'a> {
     vm: &'a Arc<VmFd>,
@@ -30,6 +21,8 @@ pub(super) struct Slots<'a> {
     events: &'a Arc<Events>,
     pins: Vec<Arc<Pin>>,
     windows: Vec<Mutex<Window>>,
+    /// What each window is called in the ACPI tables.
+    names: Vec<String>,
 }
 
 impl<'a> Slots<'a> {
@@ -50,6 +43,7 @@ impl<'a> Slots<'a> {
             events,
             pins,
             windows: Vec::new(),
+            names: Vec::new(),
         }
     }
 
@@ -76,6 +70,7 @@ impl<'a> Slots<'a> {
             self.ram.clone(),
         );
         self.windows.push(Mutex::new(Window::new(core, causes)));
+        self.names.push(index.to_string());
         Ok(device)
     }
 
@@ -115,21 +110,24 @@ impl<'a> Slots<'a> {
         self.events.add(kick, Arc::new(move || serve(&served)))
     }
 
-    /// The row of disk slots, read-only ones first.
-    pub(super) fn disks(&mut self, read_only: u8, read_write: u8) -> Result<Vec<DiskAt>, Error> {
+    /// The row of disk slots, read-only ones first. Each is called by its serial, by which the guest
+    /// finds a slot that has no driver yet.
+    pub(super) fn disks(&mut self, read_only: u8, read_write: u8) -> Result<Vec<Arc<Disk>>, Error> {
         let slots = (0..read_only)
             .map(DiskSlot::ReadOnly)
             .chain((0..read_write).map(DiskSlot::ReadWrite));
         slots
             .map(|slot| {
-                let disk = self.add(|ram, notifier| Disk::new(slot, ram, notifier))?;
-                let source = self.serve(&disk, Disk::serve_empty)?;
-                Ok(DiskAt { disk, source })
+                let disk = self.add(|_, notifier| Disk::new(slot, notifier))?;
+                if let Some(name) = self.names.last_mut() {
+                    *name = slot.serial();
+                }
+                Ok(disk)
             })
             .collect()
     }
 
-    pub(super) fn finish(self) -> Vec<Mutex<Window>> {
-        self.windows
+    pub(super) fn finish(self) -> (Vec<Mutex<Window>>, Vec<String>) {
+        (self.windows, self.names)
     }
 }

@@ -1,11 +1,12 @@
 use super::{Thread, program};
 use seccompiler::apply_filter;
 
-const ALL: [Thread; 5] = [
+const ALL: [Thread; 6] = [
     Thread::Control,
     Thread::Vcpu,
     Thread::Devices,
-    Thread::Disk,
+    Thread::Disks,
+    Thread::DiskPool,
     Thread::Net,
 ];
 
@@ -71,6 +72,7 @@ fn no_thread_can_reach_beyond_what_it_holds() {
             libc::SYS_setns,
             libc::SYS_bpf,
             libc::SYS_io_uring_setup,
+            libc::SYS_io_uring_register,
             libc::SYS_perf_event_open,
             libc::SYS_userfaultfd,
             libc::SYS_setuid,
@@ -85,18 +87,29 @@ fn no_thread_can_reach_beyond_what_it_holds() {
 
 #[test]
 fn calls_of_one_thread_are_not_another_s() {
-    for thread in [Thread::Vcpu, Thread::Devices, Thread::Disk, Thread::Net] {
+    for thread in ALL {
         assert_killed(thread, libc::SYS_clone3, [0; 3]);
         assert_killed(thread, libc::SYS_clone, [0; 3]);
         assert_killed(thread, libc::SYS_prctl, [libc::PR_SET_NAME as u64, 0, 0]);
     }
-    for thread in [Thread::Vcpu, Thread::Disk, Thread::Net] {
+    for thread in [Thread::Vcpu, Thread::Disks, Thread::DiskPool, Thread::Net] {
         assert_killed(thread, libc::SYS_sendmsg, [u64::MAX, 0, 0]);
         assert_killed(thread, libc::SYS_accept4, [u64::MAX, 0, 0]);
     }
-    for thread in [Thread::Vcpu, Thread::Devices, Thread::Net] {
-        assert_killed(thread, libc::SYS_pwritev, [u64::MAX, 0, 0]);
-        assert_killed(thread, libc::SYS_fallocate, [u64::MAX, 0, 0]);
+    for thread in ALL {
+        let nowhere = [u64::MAX, 0, 0];
+        for (call, its) in [
+            (libc::SYS_pwritev, Thread::DiskPool),
+            (libc::SYS_fallocate, Thread::DiskPool),
+            (libc::SYS_io_uring_enter, Thread::Disks),
+            (libc::SYS_preadv2, Thread::Disks),
+        ] {
+            if thread == its {
+                assert_allowed(thread, call, nowhere);
+            } else {
+                assert_killed(thread, call, nowhere);
+            }
+        }
     }
 }
 
@@ -106,7 +119,11 @@ fn arguments_count() {
     let executable = (libc::PROT_READ | libc::PROT_EXEC) as u64;
     for thread in ALL {
         // A descriptor that is not open: an allowed call answers EBADF.
-        assert_allowed(thread, libc::SYS_ioctl, [NOWHERE, super::KVM_IRQ_LINE, 0]);
+        if thread == Thread::DiskPool {
+            assert_killed(thread, libc::SYS_ioctl, [NOWHERE, super::KVM_IRQ_LINE, 0]);
+        } else {
+            assert_allowed(thread, libc::SYS_ioctl, [NOWHERE, super::KVM_IRQ_LINE, 0]);
+        }
         for request in [
             0xae01_u64, /* KVM_CREATE_VM */
             0x5412,     /* TIOCSTI */
@@ -121,7 +138,7 @@ fn arguments_count() {
         assert_killed(thread, libc::SYS_mprotect, [0, 4096, executable]);
     }
     assert_allowed(Thread::Vcpu, libc::SYS_ioctl, [NOWHERE, super::KVM_RUN, 0]);
-    for thread in [Thread::Control, Thread::Devices, Thread::Disk, Thread::Net] {
+    for thread in [Thread::Control, Thread::Devices, Thread::Disks, Thread::Net] {
         assert_killed(thread, libc::SYS_ioctl, [NOWHERE, super::KVM_RUN, 0]);
     }
     // One signal, to this process; there is no thread -1.
@@ -135,7 +152,7 @@ fn arguments_count() {
             [process, NOWHERE, signal],
         );
     }
-    for thread in [Thread::Vcpu, Thread::Devices, Thread::Disk, Thread::Net] {
+    for thread in [Thread::Vcpu, Thread::Devices, Thread::Disks, Thread::Net] {
         assert_killed(thread, libc::SYS_tgkill, [process, NOWHERE, kick]);
     }
     let (socket, size) = (libc::SOL_SOCKET as u64, libc::SO_SNDBUF as u64);
@@ -152,7 +169,7 @@ fn arguments_count() {
             [NOWHERE, level, name],
         );
     }
-    for thread in [Thread::Control, Thread::Vcpu, Thread::Disk, Thread::Net] {
+    for thread in [Thread::Control, Thread::Vcpu, Thread::Disks, Thread::Net] {
         assert_killed(thread, libc::SYS_setsockopt, [NOWHERE, socket, size]);
     }
     // The queue's other settings are made before it carries packets.

@@ -284,6 +284,26 @@ impl Buffers {
         Ok(())
     }
 
+    /// Fills `list` with the ranges as a system call wants them, the first [`MAX_IOVECS`] at the most,
+    /// split where memory regions meet. Each points into a mapping that lives as long as `ram`.
+    ///
+    /// # Errors
+    /// A range does not lie in guest memory, which was checked when the chain was read.
+    pub fn iovecs(&self, ram: &GuestRam, list: &mut Vec<libc::iovec>) -> Result<(), io::Error> {
+        list.clear();
+        for (address, length) in &self.ranges {
+            for slice in ram.get_slices(*address, *length as usize) {
+                let slice = slice.map_err(io::Error::other)?;
+                list.push(libc::iovec {
+                    iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+                    iov_len: slice.len(),
+                });
+            }
+        }
+        list.truncate(MAX_IOVECS);
+        Ok(())
+    }
+
     /// Runs a vectored system call over all of the ranges, the first [`MAX_IOVECS`] at the most.
     ///
     /// # Errors
@@ -294,18 +314,10 @@ impl Buffers {
         fd: BorrowedFd<'_>,
         call: Call,
     ) -> Result<u32, io::Error> {
-        let mut iovecs: Vec<libc::iovec> = Vec::with_capacity(self.ranges.len());
-        for (address, length) in &self.ranges {
-            for slice in ram.get_slices(*address, *length as usize) {
-                let slice = slice.map_err(io::Error::other)?;
-                iovecs.push(libc::iovec {
-                    iov_base: slice.ptr_guard_mut().as_ptr().cast(),
-                    iov_len: slice.len(),
-                });
-            }
-        }
+        let mut iovecs = Vec::with_capacity(self.ranges.len());
+        self.iovecs(ram, &mut iovecs)?;
         // At most MAX_IOVECS, so the conversion keeps the value.
-        let count = iovecs.len().min(MAX_IOVECS) as i32;
+        let count = iovecs.len() as i32;
         loop {
             let (fd, list) = (fd.as_raw_fd(), iovecs.as_ptr());
             // SAFETY: every range was just taken from `get_slices`, so it lies in one mapping of

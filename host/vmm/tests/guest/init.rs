@@ -214,7 +214,23 @@ fn knock(port: u32, count: u32) -> std::io::Result<String> {
     Ok("ok".to_owned())
 }
 
+/// Has the driver look at a slot that has none yet, as the agent does.
+fn give_driver(serial: &str) -> Option<()> {
+    let slot = fs::read_dir("/sys/bus/platform/devices").ok()?.flatten().find(|entry| {
+        let id = fs::read_to_string(entry.path().join("firmware_node/uid"));
+        id.is_ok_and(|id| id.trim_end() == serial)
+    })?;
+    fs::write("/sys/bus/platform/drivers/virtio-mmio/bind", slot.file_name().as_encoded_bytes()).ok()
+}
+
 fn disk(serial: &str) -> Option<String> {
+    find_disk(serial).or_else(|| {
+        give_driver(serial)?;
+        find_disk(serial)
+    })
+}
+
+fn find_disk(serial: &str) -> Option<String> {
     fs::read_dir("/sys/block").ok()?.find_map(|entry| {
         let path = entry.ok()?.path();
         let found = fs::read_to_string(path.join("serial")).ok()?;

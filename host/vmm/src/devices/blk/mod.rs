@@ -1,42 +1,47 @@
-//! virtio-blk (virtio 1.2, 5.2): a disk slot of the fixed machine.
+//! virtio-blk (virtio 1.2, 5.2): the disk slots of the fixed machine.
 //!
 //! A slot boots with capacity 0. [`Disk::bind`] puts a raw file behind it, sets the capacity and
-//! tells the driver; [`Disk::unbind`] takes it away again. While a file is bound a worker thread
-//! serves the queue, since reading and writing block; otherwise the device thread does, and there is
-//! nothing to it but refusing requests and telling the serial number.
+//! tells the driver; [`Disk::unbind`] takes it away again. One thread serves all slots
+//! ([`service`]): it takes requests ([`request`]), gives their file operations ([`job`]) to an
+//! [`engine`], several at a time, and answers them in the order in which they end.
 //!
 //! ```text
-//!  Empty --bind--> Bound --unbind--> Draining --worker ended, collect()--> Empty
+//!  Empty --bind--> Bound --unbind--> Draining --last operation ended--> Empty
 //! ```
+//!
+//! A slot that was never bound says that there is no device in it (device ID 0, 4.2.2): Linux finds
+//! nothing to do there and spends no memory on it. Once it is bound, the guest's agent has the driver
+//! look again; from then on it stays a device, whose capacity comes and goes.
 //!
 //! A read-only slot offers VIRTIO_BLK_F_RO and refuses to write whatever the driver has negotiated;
 //! besides, its file is open for reading only.
 
+mod engine;
+mod job;
 mod request;
+mod service;
 
 use crate::devices::counters::Counters;
 use crate::error::Error;
-use crate::events::{Events, Source};
-use crate::machine::memory::GuestRam;
-use crate::seccomp;
+use crate::rate::Limiter;
 use crate::sync::lock;
 use crate::virtio::notify::Notifier;
-use crate::virtio::queue::{Queue, QueueError};
+use crate::virtio::queue::Queue;
 use crate::virtio::{Device, copy_config};
-use bulkhead_vmm_api::DiskSlot;
-use request::Served;
-use rustix::event::{PollFd, PollFlags};
+use bulkhead_vmm_api::{DiskSlot, RateLimits};
+pub use engine::{EngineKind, MAX_THREADS};
+pub use service::Service;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Instant;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 const ID: u32 = 2;
 /// Number of descriptors. Linux allocates a request for each when it finds the disk, so this decides
-/// what an unused slot costs the guest.
-const QUEUE_SIZE: u16 = 64;
+/// what a disk costs the guest.
+const QUEUE_SIZE: u16 = 128;
 const QUEUE_SIZES: &[u16] = &[QUEUE_SIZE];
 /// Bytes in a sector, the unit of capacity and positions (5.2.4).
 pub const SECTOR: u64 = 512;
@@ -53,8 +58,6 @@ const F_WRITE_ZEROES: u64 = 1 << 14;
 const MAX_DISCARD: u32 = 1 << 21;
 /// The most sectors of one write-zeroes: 16 MiB, for it may have to be written.
 const MAX_ZEROES: u32 = 1 << 15;
-/// The worker's stack: it has no deep calls.
-const WORKER_STACK: usize = 128 * 1024;
 
 /// Why a slot cannot be bound or emptied.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +74,9 @@ pub enum BindError {
     /// A file for a read-only slot can be written through, or one for a read-write slot cannot.
     #[error("The file is not open as the slot needs it: read-only or read-write")]
     Access,
+    /// A limit of 0.
+    #[error("A rate limit of 0 would stop the disk for ever")]
+    Limits,
     /// The size is 0 or not a multiple of a sector.
     #[error("The file's size of {0} bytes is not a positive multiple of {SECTOR}")]
     Size(u64),
@@ -84,34 +90,60 @@ pub enum BindError {
 pub struct Disk {
     slot: DiskSlot,
     name: String,
-    ram: GuestRam,
     notifier: Arc<Notifier>,
     kick: EventFd,
     /// Capacity in sectors; 0 while nothing is bound.
     capacity: AtomicU64,
-    queue: Mutex<Option<Queue>>,
-    backing: Mutex<Backing>,
+    /// The slot was bound at some time.
+    present: AtomicBool,
+    state: Mutex<State>,
+    /// Signalled when nothing is running any more.
+    idle: Condvar,
     counters: Counters,
 }
 
-#[derive(Debug)]
-enum Backing {
-    Empty,
-    Bound(Arc<Worker>, JoinHandle<()>),
-    Draining(Arc<Worker>, JoinHandle<()>),
+/// What the disk thread shares with those who bind and reset.
+#[derive(Debug, Default)]
+struct State {
+    queue: Option<Queue>,
+    /// Which queue this is: requests of an earlier one are not answered.
+    generation: u64,
+    /// Whether the driver knows of the host's cache and flushes it (VIRTIO_BLK_F_FLUSH).
+    cached: bool,
+    bound: Option<Bound>,
+    /// Requests in the engine, whatever queue and file they came with.
+    running: usize,
+    /// To be told when nothing is running any more.
+    ended: Option<Ended>,
+    limiter: Limiter,
+    /// Requests wait for the limiter.
+    limited: bool,
 }
 
-/// What a worker thread needs besides the disk.
+/// A file in a slot.
 #[derive(Debug)]
-struct Worker {
-    file: File,
-    stop: EventFd,
-    stopping: AtomicBool,
-    /// The thread is through with the file.
-    ended: AtomicBool,
+struct Bound {
+    file: Arc<File>,
+    sectors: u64,
 }
 
-/// Whom to tell when a worker has ended.
+impl State {
+    fn sectors(&self) -> u64 {
+        self.bound.as_ref().map_or(0, |bound| bound.sectors)
+    }
+
+    fn file(&self) -> Option<Arc<File>> {
+        self.bound.as_ref().map(|bound| Arc::clone(&bound.file))
+    }
+
+    /// The driver's requests make no sense: its queue is not looked at any more.
+    fn fail(&mut self) {
+        self.queue = None;
+        self.generation = self.generation.wrapping_add(1);
+    }
+}
+
+/// Whom to tell when a slot is empty.
 pub type Ended = Arc<EventFd>;
 
 impl Disk {
@@ -119,16 +151,16 @@ impl Disk {
     ///
     /// # Errors
     /// [`Error::Host`].
-    pub fn new(slot: DiskSlot, ram: GuestRam, notifier: Arc<Notifier>) -> Result<Self, Error> {
+    pub fn new(slot: DiskSlot, notifier: Arc<Notifier>) -> Result<Self, Error> {
         Ok(Self {
             slot,
             name: slot.serial(),
-            ram,
             notifier,
             kick: eventfd()?,
             capacity: AtomicU64::new(0),
-            queue: Mutex::new(None),
-            backing: Mutex::new(Backing::Empty),
+            present: AtomicBool::new(false),
+            state: Mutex::default(),
+            idle: Condvar::new(),
             counters: Counters::default(),
         })
     }
@@ -149,190 +181,74 @@ impl Disk {
         matches!(self.slot, DiskSlot::ReadOnly(_))
     }
 
-    /// Puts a file behind the slot. `ended` is signalled when a later [`Disk::unbind`] is through.
+    /// Puts a file behind the slot.
     ///
     /// # Errors
     /// [`BindError`]; nothing has changed then.
-    pub fn bind(
-        self: &Arc<Self>,
-        file: File,
-        events: &Events,
-        ended: &Ended,
-    ) -> Result<(), BindError> {
+    pub fn bind(&self, file: File, limits: &RateLimits) -> Result<(), BindError> {
         let sectors = check_file(&file, self.read_only())?;
-        let mut backing = lock(&self.backing);
-        match *backing {
-            Backing::Empty => {}
-            Backing::Bound(..) => return Err(BindError::NotEmpty),
-            Backing::Draining(..) => return Err(BindError::Draining),
+        let mut rates = [limits.ops, limits.bytes].into_iter().flatten();
+        if !rates.all(|rate| rate.is_valid()) {
+            return Err(BindError::Limits);
         }
-        let worker = Arc::new(Worker {
-            file,
-            stop: eventfd()?,
-            stopping: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
-        });
-        events.mute(self.kick_fd())?;
-        let (disk, thread_worker) = (Arc::clone(self), Arc::clone(&worker));
-        let ended = Arc::clone(ended);
-        let thread = std::thread::Builder::new()
-            .name(format!("disk-{}", self.name))
-            .stack_size(WORKER_STACK)
-            .spawn(move || {
-                // Without its filter the worker does nothing, as if the disk had no bytes.
-                match seccomp::confine(seccomp::Thread::Disk) {
-                    Ok(()) => disk.work(&thread_worker),
-                    Err(_) => disk.notifier.ask_for_reset(),
-                }
-                thread_worker.ended.store(true, Ordering::SeqCst);
-                let _ = ended.write(1);
-            })
-            .map_err(Error::host("start a thread"))?;
-        *backing = Backing::Bound(worker, thread);
-        drop(backing);
+        let mut state = lock(&self.state);
+        if state.bound.is_some() {
+            return Err(BindError::NotEmpty);
+        }
+        if state.running > 0 {
+            return Err(BindError::Draining);
+        }
+        let file = Arc::new(file);
+        state.bound = Some(Bound { file, sectors });
+        state.limiter = Limiter::new(limits, Instant::now());
+        drop(state);
+        self.present.store(true, Ordering::SeqCst);
         self.notifier
             .change_config(|| self.capacity.store(sectors, Ordering::SeqCst));
         Ok(())
     }
 
-    /// Begins to empty the slot. Answers whether it is empty already; otherwise `ended` will be
-    /// signalled, and then [`Disk::collect`] finishes it.
-    pub fn unbind(&self) -> bool {
-        let mut backing = lock(&self.backing);
-        match std::mem::replace(&mut *backing, Backing::Empty) {
-            Backing::Empty => true,
-            Backing::Bound(worker, thread) => {
-                *backing = Backing::Draining(Arc::clone(&worker), thread);
-                drop(backing);
-                self.notifier
-                    .change_config(|| self.capacity.store(0, Ordering::SeqCst));
-                worker.stopping.store(true, Ordering::SeqCst);
-                let _ = worker.stop.write(1);
-                false
-            }
-            draining @ Backing::Draining(..) => {
-                *backing = draining;
-                false
-            }
+    /// Empties the slot. Answers whether nothing is running on the file any more; otherwise `ended`
+    /// will be signalled when that is so.
+    pub fn unbind(&self, ended: &Ended) -> bool {
+        let mut state = lock(&self.state);
+        let was_bound = state.bound.take().is_some();
+        state.limiter = Limiter::default();
+        state.limited = false;
+        let empty = state.running == 0;
+        if !empty {
+            state.ended = Some(Arc::clone(ended));
         }
-    }
-
-    /// Finishes to empty the slot once its worker has ended. Answers whether the slot is empty.
-    ///
-    /// # Errors
-    /// [`Error::Host`].
-    pub fn collect(&self, events: &Events, source: Source) -> Result<bool, Error> {
-        let mut backing = lock(&self.backing);
-        match std::mem::replace(&mut *backing, Backing::Empty) {
-            Backing::Empty => return Ok(true),
-            Backing::Draining(worker, thread) if worker.ended.load(Ordering::SeqCst) => {
-                // A worker that panicked has ended the process.
-                let _ = thread.join();
-            }
-            other => {
-                *backing = other;
-                return Ok(false);
-            }
+        drop(state);
+        if was_bound {
+            self.notifier
+                .change_config(|| self.capacity.store(0, Ordering::SeqCst));
+            // What waits for its limits is refused now.
+            let _ = self.kick.write(1);
         }
-        drop(backing);
-        events.unmute(source, self.kick_fd())?;
-        // What is left in the queue is refused by the device thread.
-        let _ = self.kick.write(1);
-        Ok(true)
+        empty
     }
 
-    /// Serves the queue of an empty slot.
-    pub fn serve_empty(&self) {
-        let _ = self.kick.read();
-        self.serve(None, &AtomicBool::new(false));
-    }
-
-    /// Serves the queue as the worker of a disk with this file does, but in the caller's thread.
-    #[cfg(fuzzing)]
-    pub fn serve_file(&self, file: &File) {
-        let _ = self.kick.read();
-        self.serve(Some(file), &AtomicBool::new(false));
-    }
-
-    /// Sets the capacity without a file.
-    #[cfg(fuzzing)]
-    pub fn set_sectors(&self, sectors: u64) {
-        self.capacity.store(sectors, Ordering::SeqCst);
-    }
-
-    /// The worker thread.
-    fn work(&self, worker: &Worker) {
-        let stop = borrow(&worker.stop);
-        while !worker.stopping.load(Ordering::SeqCst) {
-            let _ = self.kick.read();
-            self.serve(Some(&worker.file), &worker.stopping);
-            let mut waiting = [
-                PollFd::from_borrowed_fd(self.kick_fd(), PollFlags::IN),
-                PollFd::from_borrowed_fd(stop, PollFlags::IN),
-            ];
-            // A failed poll, out of memory for one, is tried again.
-            let _ = rustix::event::poll(&mut waiting, None);
-        }
-    }
-
-    /// Serves requests until there are none or `stopping` is set. The queue is locked for one
-    /// request at a time.
-    fn serve(&self, file: Option<&File>, stopping: &AtomicBool) {
-        while !stopping.load(Ordering::SeqCst) {
-            let mut guard = lock(&self.queue);
-            let Some(queue) = guard.as_mut() else { return };
-            match self.serve_one(queue, file) {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(_) => {
-                    *guard = None;
-                    drop(guard);
-                    self.counters.failed();
-                    self.notifier.ask_for_reset();
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Serves one request; `false` when there is none.
-    fn serve_one(&self, queue: &mut Queue, file: Option<&File>) -> Result<bool, QueueError> {
-        let Some(mut chain) = queue.pop(&self.ram)? else {
-            // Ask for a notification, and look once more for what came before the driver saw it.
-            return queue.set_notifications(&self.ram, true);
-        };
-        let target = request::Target {
-            ram: &self.ram,
-            file,
-            read_only: self.read_only(),
-            sectors: self.capacity.load(Ordering::SeqCst),
-            name: &self.name,
-        };
-        let written = match request::serve(&target, &mut chain) {
-            Some(Served { written, moved, ok }) => {
-                self.counters.served(moved);
-                if !ok {
-                    self.counters.failed();
-                }
-                written
-            }
-            None => return Err(QueueError::Layout),
-        };
-        queue.push_used(&self.ram, chain.head, written)?;
-        if queue.wants_interrupt(&self.ram)? {
-            self.notifier.used(0);
-        }
-        Ok(true)
+    /// Whether no file is bound and none is in use.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let state = lock(&self.state);
+        state.bound.is_none() && state.running == 0
     }
 
     fn kick_fd(&self) -> BorrowedFd<'_> {
-        borrow(&self.kick)
+        // SAFETY: the descriptor is open as long as the eventfd, from which the result borrows.
+        unsafe { BorrowedFd::borrow_raw(self.kick.as_raw_fd()) }
     }
 }
 
 impl Device for Disk {
     fn id(&self) -> u32 {
-        ID
+        if self.present.load(Ordering::SeqCst) {
+            ID
+        } else {
+            0
+        }
     }
 
     fn features(&self) -> u64 {
@@ -369,12 +285,24 @@ impl Device for Disk {
         copy_config(&space, offset, data);
     }
 
-    fn activate(&self, queues: Vec<Queue>, _features: u64) {
-        *lock(&self.queue) = queues.into_iter().next();
+    fn activate(&self, queues: Vec<Queue>, features: u64) {
+        let mut state = lock(&self.state);
+        state.queue = queues.into_iter().next();
+        state.generation = state.generation.wrapping_add(1);
+        state.cached = features & F_FLUSH != 0;
     }
 
+    /// Waits for the requests that are in the engine: they use guest memory.
     fn reset(&self) {
-        *lock(&self.queue) = None;
+        let mut state = lock(&self.state);
+        state.fail();
+        state.limited = false;
+        while state.running > 0 {
+            state = self
+                .idle
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     fn kick(&self) -> &EventFd {
@@ -414,11 +342,6 @@ fn check_file(file: &File, read_only: bool) -> Result<u64, BindError> {
 
 fn eventfd() -> Result<EventFd, Error> {
     EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(Error::host("create an eventfd"))
-}
-
-fn borrow(event: &EventFd) -> BorrowedFd<'_> {
-    // SAFETY: the descriptor is open as long as the eventfd, from which the result borrows.
-    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
 
 impl AsFd for Disk {

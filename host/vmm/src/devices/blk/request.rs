@@ -1,16 +1,12 @@
-//! Serving one virtio-blk request (virtio 1.2, 5.2.6).
+//! A virtio-blk request (virtio 1.2, 5.2.6), from its chain to its status.
 //!
 //! A request is a 16-byte header, data, and a status byte at the end of the writable part. The
 //! header is copied once. Positions are checked against the capacity in sectors without overflow.
 
 use super::{MAX_DISCARD, MAX_ZEROES, SECTOR};
 use crate::machine::memory::GuestRam;
-use crate::virtio::buffers::{Buffers, Call, Chain};
-use rustix::fs::FallocateFlags;
-use std::fs::File;
+use crate::virtio::buffers::{Buffers, Chain};
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
 
 const IN: u32 = 0;
 const OUT: u32 = 1;
@@ -26,142 +22,114 @@ const ID_LENGTH: usize = 20;
 /// How a request ended, as its status byte says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-enum Status {
+pub(super) enum Status {
     Ok = 0,
     IoError = 1,
     Unsupported = 2,
 }
 
-/// What requests work on.
-#[derive(Debug)]
+/// What requests are held against.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Target<'a> {
     pub(super) ram: &'a GuestRam,
-    /// Nothing when the slot is empty.
-    pub(super) file: Option<&'a File>,
     pub(super) read_only: bool,
+    /// The capacity; 0 when the slot is empty.
     pub(super) sectors: u64,
-    pub(super) name: &'a str,
 }
 
-/// A request that was answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Served {
-    /// Bytes written to the guest, with the status byte.
-    pub(super) written: u32,
-    /// Bytes of data moved either way.
-    pub(super) moved: u64,
-    /// Whether the status was OK.
-    pub(super) ok: bool,
+/// A request that was understood.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) head: u16,
+    /// Where the status goes: one byte.
+    pub(super) status: Buffers,
+    /// What is to be done, or why not.
+    pub(super) work: Result<Work, Status>,
 }
 
-/// Serves a request; `None` when there is no header or no room for a status, so that it cannot be
-/// answered.
-pub(super) fn serve(target: &Target<'_>, chain: &mut Chain) -> Option<Served> {
-    let mut status = chain.writable.take_back(1)?;
+/// What a request wants. Offsets and lengths are in bytes and within the capacity.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// Fill the buffers.
+    Read { to: Buffers, offset: u64 },
+    /// Write the buffers.
+    Write { from: Buffers, offset: u64 },
+    /// What was written before must survive a crash of the host.
+    Flush,
+    /// The name of the disk.
+    Identify { to: Buffers },
+    /// The content of the range does not matter any more.
+    Discard { offset: u64, length: u64 },
+    /// The range reads as zeroes from now on.
+    Zero {
+        offset: u64,
+        length: u64,
+        /// Whether its space may be given back.
+        unmap: bool,
+    },
+}
+
+impl Work {
+    /// Bytes of data that this moves, for limits.
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Self::Read { to, .. } => to.len().into(),
+            Self::Write { from, .. } => from.len().into(),
+            // They may have to be written.
+            Self::Zero { length, .. } => *length,
+            Self::Flush | Self::Identify { .. } | Self::Discard { .. } => 0,
+        }
+    }
+}
+
+/// Reads a request; nothing is done yet. `None` when there is no header or no room for a status, so
+/// that it cannot be answered.
+pub(super) fn parse(target: &Target<'_>, chain: &mut Chain) -> Option<Request> {
+    let status = chain.writable.take_back(1)?;
     let mut header = [0; 16];
     chain.readable.read(target.ram, &mut header).ok()?;
     let [t0, t1, t2, t3, _, _, _, _, s @ ..] = header;
     let (kind, sector) = (u32::from_le_bytes([t0, t1, t2, t3]), u64::from_le_bytes(s));
-
-    let readable = chain.readable.len();
-    let outcome = match kind {
-        IN => read(target, sector, &mut chain.writable),
-        OUT => write(target, sector, &mut chain.readable).map(|()| 0),
-        FLUSH => flush(target).map(|()| 0),
-        GET_ID => identify(target, &mut chain.writable),
-        DISCARD | WRITE_ZEROES => clear(target, kind, &mut chain.readable).map(|()| 0),
+    let work = match kind {
+        IN => {
+            let to = std::mem::take(&mut chain.writable);
+            locate(target, sector, to.len().into()).map(|offset| Work::Read { to, offset })
+        }
+        OUT if target.read_only => Err(Status::IoError),
+        OUT => {
+            let from = std::mem::take(&mut chain.readable);
+            locate(target, sector, from.len().into()).map(|offset| Work::Write { from, offset })
+        }
+        FLUSH if target.sectors == 0 => Err(Status::IoError),
+        FLUSH => Ok(Work::Flush),
+        GET_ID if chain.writable.len() as usize >= ID_LENGTH => Ok(Work::Identify {
+            to: std::mem::take(&mut chain.writable),
+        }),
+        GET_ID => Err(Status::IoError),
+        DISCARD | WRITE_ZEROES => range(target, kind, &mut chain.readable),
         _ => Err(Status::Unsupported),
     };
-    let (filled, code) = match outcome {
-        Ok(filled) => (filled, Status::Ok),
-        Err(code) => (0, code),
-    };
-    status.write(target.ram, &[code as u8]).ok()?;
-    let ok = code == Status::Ok;
-    let moved = match kind {
-        OUT if ok => u64::from(readable),
-        _ => u64::from(filled),
-    };
-    Some(Served {
-        written: filled.saturating_add(1),
-        moved,
-        ok,
+    Some(Request {
+        head: chain.head,
+        status,
+        work,
     })
 }
 
-fn io_error(_: io::Error) -> Status {
-    Status::IoError
-}
-
-/// The file, if `length` bytes at `sector` lie within it, and the byte offset.
-fn locate<'a>(target: &Target<'a>, sector: u64, length: u64) -> Result<(&'a File, u64), Status> {
-    let file = target.file.ok_or(Status::IoError)?;
+/// The byte offset, if `length` bytes at `sector` lie within the disk.
+fn locate(target: &Target<'_>, sector: u64, length: u64) -> Result<u64, Status> {
     let end = sector.checked_add(length.div_ceil(SECTOR));
     let inside = length.is_multiple_of(SECTOR) && end.is_some_and(|end| end <= target.sectors);
-    if inside {
-        Ok((file, sector * SECTOR))
-    } else {
-        Err(Status::IoError)
+    // A disk is not empty, and no file is longer than an offset can say.
+    let offset = sector.checked_mul(SECTOR);
+    match offset {
+        Some(offset) if inside && target.sectors > 0 => Ok(offset),
+        _ => Err(Status::IoError),
     }
-}
-
-fn read(target: &Target<'_>, sector: u64, buffers: &mut Buffers) -> Result<u32, Status> {
-    let length = buffers.len();
-    let (file, offset) = locate(target, sector, u64::from(length))?;
-    transfer(target, file, offset, buffers, Call::ReadAt)?;
-    Ok(length)
-}
-
-fn write(target: &Target<'_>, sector: u64, buffers: &mut Buffers) -> Result<(), Status> {
-    if target.read_only {
-        return Err(Status::IoError);
-    }
-    let (file, offset) = locate(target, sector, u64::from(buffers.len()))?;
-    transfer(target, file, offset, buffers, Call::WriteAt)
-}
-
-/// Moves all of the buffers, however many calls it takes.
-fn transfer(
-    target: &Target<'_>,
-    file: &File,
-    mut offset: u64,
-    buffers: &mut Buffers,
-    call: impl Fn(i64) -> Call,
-) -> Result<(), Status> {
-    while !buffers.is_empty() {
-        let position = i64::try_from(offset).map_err(|_| Status::IoError)?;
-        let done = buffers
-            .vectored(target.ram, file.as_fd(), call(position))
-            .map_err(io_error)?;
-        if done == 0 {
-            // The file has become shorter than the capacity.
-            return Err(Status::IoError);
-        }
-        buffers.take_front(done);
-        offset += u64::from(done);
-    }
-    Ok(())
-}
-
-fn flush(target: &Target<'_>) -> Result<(), Status> {
-    match target.file {
-        Some(_) if target.read_only => Ok(()),
-        Some(file) => file.sync_data().map_err(io_error),
-        None => Err(Status::IoError),
-    }
-}
-
-fn identify(target: &Target<'_>, buffers: &mut Buffers) -> Result<u32, Status> {
-    let mut id = [0; ID_LENGTH];
-    for (to, from) in id.iter_mut().zip(target.name.bytes()) {
-        *to = from;
-    }
-    buffers.write(target.ram, &id).map_err(io_error)?;
-    Ok(ID_LENGTH as u32)
 }
 
 /// DISCARD and WRITE_ZEROES: one segment of 16 bytes (sector, number of sectors, flags).
-fn clear(target: &Target<'_>, kind: u32, buffers: &mut Buffers) -> Result<(), Status> {
+fn range(target: &Target<'_>, kind: u32, buffers: &mut Buffers) -> Result<Work, Status> {
     if target.read_only {
         return Err(Status::Unsupported);
     }
@@ -169,7 +137,9 @@ fn clear(target: &Target<'_>, kind: u32, buffers: &mut Buffers) -> Result<(), St
     if buffers.len() as usize != segment.len() {
         return Err(Status::Unsupported);
     }
-    buffers.read(target.ram, &mut segment).map_err(io_error)?;
+    buffers
+        .read(target.ram, &mut segment)
+        .map_err(|_| Status::IoError)?;
     let [s0, s1, s2, s3, s4, s5, s6, s7, n0, n1, n2, n3, f @ ..] = segment;
     let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
     let count = u32::from_le_bytes([n0, n1, n2, n3]);
@@ -182,41 +152,30 @@ fn clear(target: &Target<'_>, kind: u32, buffers: &mut Buffers) -> Result<(), St
     if count > most {
         return Err(Status::IoError);
     }
+    // An unknown flag, or `unmap` in a discard, must be refused like this (5.2.6.2).
     if flags & !allowed != 0 {
         return Err(Status::Unsupported);
     }
     let length = u64::from(count) * SECTOR;
-    let (file, offset) = locate(target, sector, length)?;
-    if length == 0 {
-        return Ok(());
-    }
-    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    let zero = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
-    let how = if kind == DISCARD || flags & FLAG_UNMAP != 0 {
-        punch
+    let offset = locate(target, sector, length)?;
+    if kind == DISCARD {
+        Ok(Work::Discard { offset, length })
     } else {
-        zero
-    };
-    match rustix::fs::fallocate(file, how, offset, length) {
-        Ok(()) => Ok(()),
-        // A discard is a hint; zeroes are not.
-        Err(rustix::io::Errno::OPNOTSUPP) if kind == DISCARD => Ok(()),
-        Err(rustix::io::Errno::OPNOTSUPP) => write_zeroes(file, offset, length),
-        Err(_) => Err(Status::IoError),
+        let unmap = flags & FLAG_UNMAP != 0;
+        Ok(Work::Zero {
+            offset,
+            length,
+            unmap,
+        })
     }
 }
 
-fn write_zeroes(file: &File, offset: u64, length: u64) -> Result<(), Status> {
-    static ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
-    let end = offset + length;
-    let mut offset = offset;
-    while offset < end {
-        let size = usize::try_from(end - offset)
-            .unwrap_or(usize::MAX)
-            .min(ZEROES.len());
-        let part = ZEROES.get(..size).unwrap_or_default();
-        file.write_all_at(part, offset).map_err(io_error)?;
-        offset += size as u64;
+/// Writes the disk's name, cut or filled with zeroes to 20 bytes; answers how many were written.
+pub(super) fn identify(ram: &GuestRam, name: &str, to: &mut Buffers) -> Result<u32, io::Error> {
+    let mut id = [0; ID_LENGTH];
+    for (to, from) in id.iter_mut().zip(name.bytes()) {
+        *to = from;
     }
-    Ok(())
+    to.write(ram, &id)?;
+    Ok(ID_LENGTH as u32)
 }
