@@ -2,6 +2,9 @@
 //!
 //! Nobody reads the ring while the guest writes, so a guest that prints without end only overwrites
 //! its own oldest lines. There is no input.
+//!
+//! There is no limit on the rate: each byte is an exit of the guest's own CPU time, goes nowhere but into the
+//! ring, and a limit would drop the newest lines, which are those that tell of a panic.
 
 use crate::devices::counters::Counters;
 use crate::sync::lock;
