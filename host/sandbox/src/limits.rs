@@ -143,8 +143,8 @@ impl Sandbox {
         let memory = |limits: &LinuxContainerResources| {
             u64::try_from(limits.memory_limit_in_bytes).unwrap_or(0)
         };
-        let lowered = resources.memory_limit_in_bytes > 0;
-        if lowered {
+        let memory_given = resources.memory_limit_in_bytes > 0;
+        if memory_given {
             running.agent.limit_memory(memory(&new)).await?;
         }
         let in_memory = is_in_memory(&self.directory());
@@ -158,7 +158,7 @@ impl Sandbox {
             let before = of_host(&record, size, [&old, &overhead], in_memory);
             let undone = async {
                 self.cgroup().limit(before).await?;
-                match lowered {
+                match memory_given {
                     true => running.agent.limit_memory(memory(&old)).await,
                     false => Ok(()),
                 }
