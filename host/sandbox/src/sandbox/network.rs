@@ -13,9 +13,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
-/// The machine has one interface, with one queue each way.
+/// The machine has one interface.
 const INTERFACES: usize = 1;
-const QUEUES: u16 = 1;
 /// Annotations of Kubernetes, as its bandwidth plugin support has them.
 const INGRESS: &str = "kubernetes.io/ingress-bandwidth";
 const EGRESS: &str = "kubernetes.io/egress-bandwidth";
@@ -84,12 +83,18 @@ pub(super) fn namespace(network: Option<&PodNetwork>) -> Result<Option<OwnedFd>>
     duplicate.transpose().map_err(failed)
 }
 
-/// Joins the interfaces to taps and hands those to the VM.
-pub(super) async fn bind(sandbox: &Sandbox, place: &dyn Place, network: &PodNetwork) -> Result<()> {
+/// Joins the interfaces to taps, with as many queues as the VM's interface has, and hands those to the VM.
+pub(super) async fn bind(
+    sandbox: &Sandbox,
+    place: &dyn Place,
+    network: &PodNetwork,
+    vcpus: u8,
+) -> Result<()> {
     let spoofing = sandbox.lock_record().runtime.allow_spoofing;
     let networks = &sandbox.services.networks;
+    let queues = u16::try_from(bulkhead_vmm_api::queue_pairs(vcpus)).unwrap_or(1);
     let taps = networks
-        .taps(&sandbox.id(), network, QUEUES, spoofing)
+        .taps(&sandbox.id(), network, queues, spoofing)
         .await?;
     for queues in taps {
         place.bind_tap(queues).await?;

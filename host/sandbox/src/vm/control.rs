@@ -34,7 +34,7 @@ impl Control {
 
     /// Sends a request and does not wait for the reply.
     pub(crate) async fn send(&mut self, request: &Request) -> Result<()> {
-        write(self.socket.get_mut(), request, None)
+        write(self.socket.get_mut(), request, &[])
             .await
             .map_err(wire_error(&self.pod))
     }
@@ -48,17 +48,17 @@ impl Control {
             .map_err(wire_error(&self.pod))
     }
 
-    /// Sends a request with at most one descriptor and waits for the reply.
+    /// Sends a request with its descriptors and waits for the reply.
     pub(crate) async fn request(
         &self,
         doing: &'static str,
         request: &Request,
-        fd: Option<OwnedFd>,
+        fds: &[OwnedFd],
     ) -> Result<Reply> {
         let exchange = async {
             // Held over the exchange: a reply belongs to the request before it.
             let socket = self.socket.lock().await;
-            write(&socket, request, fd.as_ref()).await?;
+            write(&socket, request, fds).await?;
             read::<Reply>(&socket).await
         };
         let refused = |message: &str| SandboxError::Vmm {
@@ -92,9 +92,9 @@ fn wire_error(pod: &str) -> impl FnOnce(WireError) -> SandboxError + use<> {
 async fn write(
     socket: &AsyncFd<OwnedFd>,
     request: &Request,
-    fd: Option<&OwnedFd>,
+    fds: &[OwnedFd],
 ) -> Result<(), WireError> {
-    let fds: Vec<_> = fd.map(AsFd::as_fd).into_iter().collect();
+    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
     loop {
         let mut guard = socket.writable().await.map_err(not_watched)?;
         match wire::send(socket.get_ref(), request, &fds) {

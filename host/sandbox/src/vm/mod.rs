@@ -18,7 +18,9 @@ use crate::place::Place;
 use crate::record::VmmIdentity;
 use crate::{Result, SandboxError};
 use async_trait::async_trait;
-use bulkhead_vmm_api::{DiskSlot, GUEST_CMDLINE, Reply, Request, VmmConfig, VmmStatus};
+use bulkhead_vmm_api::{
+    DiskSlot, GUEST_CMDLINE, NetworkLimits, Reply, Request, VmmConfig, VmmStatus,
+};
 use control::Control;
 use process::Process;
 use socket::PodDirectory;
@@ -135,7 +137,7 @@ impl Vm {
     pub(crate) async fn status(&self) -> Result<VmmStatus> {
         match self
             .control
-            .request("tell its status", &Request::Status, None)
+            .request("tell its status", &Request::Status, &[])
             .await?
         {
             Reply::Status(status) => Ok(status),
@@ -148,7 +150,7 @@ impl Vm {
         let request = Request::Console { max_bytes: 4096 };
         match self
             .control
-            .request("show its console", &request, None)
+            .request("show its console", &request, &[])
             .await
         {
             Ok(Reply::Console { text }) => text,
@@ -156,8 +158,8 @@ impl Vm {
         }
     }
 
-    async fn done(&self, doing: &'static str, request: Request, fd: Option<OwnedFd>) -> Result<()> {
-        match self.control.request(doing, &request, fd).await? {
+    async fn done(&self, doing: &'static str, request: Request, fds: &[OwnedFd]) -> Result<()> {
+        match self.control.request(doing, &request, fds).await? {
             Reply::Done => Ok(()),
             other => Err(self.control.unexpected(doing, &other)),
         }
@@ -174,19 +176,20 @@ impl Place for Vm {
     }
 
     async fn bind_disk(&self, slot: DiskSlot, disk: OwnedFd) -> Result<()> {
-        self.done("bind a disk", Request::BindDisk { slot }, Some(disk))
+        self.done("bind a disk", Request::BindDisk { slot }, &[disk])
             .await
     }
 
     async fn unbind_disk(&self, slot: DiskSlot) -> Result<()> {
-        self.done("unbind a disk", Request::UnbindDisk { slot }, None)
+        self.done("unbind a disk", Request::UnbindDisk { slot }, &[])
             .await
     }
 
     async fn bind_tap(&self, queues: Vec<OwnedFd>) -> Result<()> {
-        // One queue each way is what the machine has.
-        let tap = queues.into_iter().next();
-        self.done("bind a tap", Request::BindTap, tap).await
+        // What limits a pod's traffic is the plugins' business.
+        let limits = NetworkLimits::default();
+        self.done("bind a tap", Request::BindTap { limits }, &queues)
+            .await
     }
 
     async fn ended(&self) -> String {
