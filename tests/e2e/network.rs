@@ -70,7 +70,7 @@ impl Network {
             ),
             (
                 "plugin_timeout_seconds".to_owned(),
-                toml::Value::Integer(20),
+                toml::Value::Integer(10),
             ),
         ]
         .into_iter()
@@ -174,7 +174,7 @@ async fn a_pod_has_its_network_word_for_word() {
         "{ipv4} {ipv6}"
     );
     let script = "ip addr show eth0; ip route; ip route show table 1000; ip -6 route; ip neigh; cat /etc/hosts; \
-        ping -c 2 -w 10 10.77.0.1; ping -c 2 -w 10 fd77::1; cat /sys/class/net/eth0/address";
+        ping -c 2 -w 10 10.77.0.1; ping -c 2 -w 10 fd77::1; cat /proc/net/route; cat /sys/class/net/eth0/address";
     let ended = pod.script(&image, script).await.unwrap();
     let address4 = format!("inet {ipv4}/24");
     let address6 = format!("inet6 {ipv6}/64");
@@ -186,8 +186,8 @@ async fn a_pod_has_its_network_word_for_word() {
             "default via 10.77.0.1",
             "10.99.0.0/16 via 10.77.0.1",
             "metric 77",
-            "mtu 1300",
-            "advmss 1200",
+            // In /proc/net/route: the advertised segment size and 40.
+            "1240",
         ],
     );
     has(
@@ -243,11 +243,7 @@ async fn pods_reach_each_other_and_the_nodes_ports_reach_them() {
         "until wget -q -O - http://127.0.0.1/; do sleep 0.1; done",
     )
     .await;
-    assert_eq!(
-        (code, said.lines().last()),
-        (0, Some("hello-from-pod")),
-        "{said}"
-    );
+    assert!(code == 0 && said.contains("hello-from-pod"), "{said}");
     let client = Pod::run(&node, "client").await.unwrap();
     let script = format!(
         "wget -q -O - http://{ipv4}/; wget -q -O - 'http://[{ipv6}]/'; wget -q -O - http://{ipv4}/large | wc -c"
@@ -290,7 +286,7 @@ async fn what_is_not_the_pods_own_does_not_leave_it() {
     let neighbours = run(&["ip", "neigh", "show", "dev", BRIDGE]);
     assert!(!neighbours.contains("10.77.0.250"), "{neighbours}");
     let forged = "ip link set eth0 down; ip link set eth0 address 02:00:00:00:00:99; ip link set eth0 up; \
-        ip neigh flush dev eth0; ping -c 3 -w 4 10.77.0.1";
+        ip route add 10.77.0.0/24 dev eth0; ping -c 3 -w 4 10.77.0.1";
     let (_, said) = shell(&node, &id, forged).await;
     assert!(said.contains("100% packet loss"), "{said}");
     let learned = fs::read_to_string("/proc/net/arp").unwrap();

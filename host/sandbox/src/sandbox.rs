@@ -390,7 +390,8 @@ async fn boot(
     place.bind_disk(SCRATCH, scratch).await?;
     let mut request = configure::request(&record, network.as_ref(), SCRATCH).await;
     if let Some(network) = &network {
-        network::bind(sandbox, place.as_ref(), network).await?;
+        let vcpus = configure::size(&record)?.vcpus;
+        network::bind(sandbox, place.as_ref(), network, vcpus).await?;
         request.interfaces = network::interfaces(network);
     }
     agent.configure(&request).await?;

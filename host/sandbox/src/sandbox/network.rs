@@ -9,7 +9,6 @@ use bulkhead_cri::v1;
 use bulkhead_network::cni::{Bandwidth, Dns, PortMapping, RuntimeSettings};
 use bulkhead_network::interface::Interface;
 use bulkhead_network::{IpPreference, Mode, PodNetwork, PodRequest};
-use bulkhead_vmm_api::queue_pairs;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -84,16 +83,16 @@ pub(super) fn namespace(network: Option<&PodNetwork>) -> Result<Option<OwnedFd>>
     duplicate.transpose().map_err(failed)
 }
 
-/// Joins the interfaces to taps and hands those to the VM.
-pub(super) async fn bind(sandbox: &Sandbox, place: &dyn Place, network: &PodNetwork) -> Result<()> {
-    let (spoofing, vcpus) = {
-        let record = sandbox.lock_record();
-        let vcpus = record.size.map_or(1, |size| size.vcpus);
-        (record.runtime.allow_spoofing, vcpus)
-    };
-    // At most eight.
-    let queues = queue_pairs(vcpus) as u16;
+/// Joins the interfaces to taps, with as many queues as the VM's interface has, and hands those to the VM.
+pub(super) async fn bind(
+    sandbox: &Sandbox,
+    place: &dyn Place,
+    network: &PodNetwork,
+    vcpus: u8,
+) -> Result<()> {
+    let spoofing = sandbox.lock_record().runtime.allow_spoofing;
     let networks = &sandbox.services.networks;
+    let queues = u16::try_from(bulkhead_vmm_api::queue_pairs(vcpus)).unwrap_or(1);
     let taps = networks
         .taps(&sandbox.id(), network, queues, spoofing)
         .await?;

@@ -53,12 +53,12 @@ impl Control {
         &self,
         doing: &'static str,
         request: &Request,
-        fds: Vec<OwnedFd>,
+        fds: &[OwnedFd],
     ) -> Result<Reply> {
         let exchange = async {
             // Held over the exchange: a reply belongs to the request before it.
             let socket = self.socket.lock().await;
-            write(&socket, request, &fds).await?;
+            write(&socket, request, fds).await?;
             read::<Reply>(&socket).await
         };
         let refused = |message: &str| SandboxError::Vmm {

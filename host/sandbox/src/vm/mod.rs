@@ -142,7 +142,7 @@ impl Vm {
     pub(crate) async fn status(&self) -> Result<VmmStatus> {
         match self
             .control
-            .request("tell its status", &Request::Status, Vec::new())
+            .request("tell its status", &Request::Status, &[])
             .await?
         {
             Reply::Status(status) => Ok(status),
@@ -155,7 +155,7 @@ impl Vm {
         let request = Request::Console { max_bytes: 4096 };
         match self
             .control
-            .request("show its console", &request, Vec::new())
+            .request("show its console", &request, &[])
             .await
         {
             Ok(Reply::Console { text }) => text,
@@ -163,7 +163,7 @@ impl Vm {
         }
     }
 
-    async fn done(&self, doing: &'static str, request: Request, fds: Vec<OwnedFd>) -> Result<()> {
+    async fn done(&self, doing: &'static str, request: Request, fds: &[OwnedFd]) -> Result<()> {
         match self.control.request(doing, &request, fds).await? {
             Reply::Done => Ok(()),
             other => Err(self.control.unexpected(doing, &other)),
@@ -185,17 +185,18 @@ impl Place for Vm {
             slot,
             limits: self.disk_limits,
         };
-        self.done("bind a disk", request, vec![disk]).await
+        self.done("bind a disk", request, &[disk]).await
     }
 
     async fn unbind_disk(&self, slot: DiskSlot) -> Result<()> {
-        self.done("unbind a disk", Request::UnbindDisk { slot }, Vec::new())
+        self.done("unbind a disk", Request::UnbindDisk { slot }, &[])
             .await
     }
 
     async fn bind_tap(&self, queues: Vec<OwnedFd>) -> Result<()> {
+        // What limits a pod's traffic is the plugins' business.
         let limits = NetworkLimits::default();
-        self.done("bind a tap", Request::BindTap { limits }, queues)
+        self.done("bind a tap", Request::BindTap { limits }, &queues)
             .await
     }
 
