@@ -25,3 +25,4 @@ mod resources;
 mod restart;
 mod runtime;
 mod soak;
+mod streaming;

@@ -5,13 +5,15 @@ use crate::deadline::Deadline;
 use crate::engine::{BlockDevice, CreateSpec, Engine, ExecSpec, PidNamespace, StdioSpec};
 use crate::id::Id;
 use crate::pod::Pod;
+use crate::streams::Forwards;
 use crate::streams::server::Incoming;
 use crate::{Error, engine};
 use async_trait::async_trait;
 use bulkhead_agent_api::agent::{
     ConfigureRequest, ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty,
-    Event, EventsRequest, ExecRequest, ExecResponse, LimitPodRequest, ListContainersResponse,
-    ResizeTerminalRequest, SignalRequest, StatsRequest, StatsResponse, UpdateContainerRequest,
+    Event, EventsRequest, ExecRequest, ExecResponse, ForwardRequest, LimitPodRequest,
+    ListContainersResponse, ResizeTerminalRequest, SignalRequest, StatsRequest, StatsResponse,
+    UpdateContainerRequest,
 };
 use bulkhead_agent_api::{agent as api, agent_ttrpc};
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use ttrpc::asynchronous::transport::Listener;
 pub struct Service {
     engine: Engine,
     pod: Arc<Pod>,
+    forwards: Forwards,
     shutdown: Arc<Notify>,
 }
 
@@ -30,6 +33,7 @@ impl Service {
     /// `shutdown` is notified when the guest is to end, after everything has been unmounted.
     pub fn new(engine: Engine, pod: Arc<Pod>, shutdown: Arc<Notify>) -> Self {
         Self {
+            forwards: Forwards::new(engine.hub().clone()),
             engine,
             pod,
             shutdown,
@@ -168,6 +172,13 @@ impl agent_ttrpc::Agent for Service {
         let exec_id = exec(&request.exec_id)?;
         let size = engine::terminal_size(request.width, request.height).map_err(rpc)?;
         self.engine.resize(&id, exec_id, size).await.map_err(rpc)?;
+        Ok(Empty::new())
+    }
+
+    async fn forward(&self, context: &TtrpcContext, request: ForwardRequest) -> Answer<Empty> {
+        let ForwardRequest { port, stream, .. } = request;
+        let opened = self.forwards.open(port, stream, deadline(context));
+        opened.await.map_err(rpc)?;
         Ok(Empty::new())
     }
 

@@ -1,5 +1,7 @@
 use super::pump::{InputEnd, OutputEnd, input, output};
 use super::*;
+use crate::Error;
+use crate::deadline::Deadline;
 use crate::sys::fd::Fd;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -222,4 +224,103 @@ async fn throughput() {
         .await
         .unwrap();
     println!("{} MB/s", total as f64 / 1e6 / time.as_secs_f64());
+}
+
+/// A port that answers, after the end of what it is sent, with that.
+async fn echo() -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut all = Vec::new();
+                tokio::io::AsyncReadExt::read_to_end(&mut socket, &mut all)
+                    .await
+                    .unwrap();
+                tokio::io::AsyncWriteExt::write_all(&mut socket, &all)
+                    .await
+                    .unwrap();
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_port_s_connection_is_joined_with_its_stream_and_half_closed() {
+    let (hub, port) = (Arc::new(Hub::default()), echo().await);
+    let forwards = Forwards::new(hub.clone());
+    let mut streams = Vec::new();
+    for id in 1..=20 {
+        forwards
+            .open(port.into(), id, Deadline::NEVER)
+            .await
+            .unwrap();
+        let (ours, theirs) = pair();
+        hub.connect(id, theirs);
+        streams.push((ours, vec![id as u8; 1000 * id as usize]));
+    }
+    for (stream, bytes) in &streams {
+        stream.write_all(bytes).await.unwrap();
+        stream.shutdown_write().unwrap();
+    }
+    for (stream, bytes) in &streams {
+        assert!(read_to_end(stream).await == *bytes);
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_nobody_listens_on_is_told() {
+    let hub = Arc::new(Hub::default());
+    let forwards = Forwards::new(hub.clone());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = u32::from(listener.local_addr().unwrap().port());
+    drop(listener);
+    let refused = forwards.open(port, 1, Deadline::NEVER).await.unwrap_err();
+    assert!(matches!(refused, Error::Precondition(_)), "{refused}");
+    assert!(refused.to_string().contains("refused"), "{refused}");
+    for port in [0, 65_536] {
+        let wrong = forwards.open(port, 2, Deadline::NEVER).await.unwrap_err();
+        assert!(matches!(wrong, Error::Invalid(_)), "{wrong}");
+    }
+    // The stream of a refused call is over.
+    let (ours, theirs) = pair();
+    hub.connect(1, theirs);
+    assert_eq!(read_to_end(&ours).await, b"");
+}
+
+#[tokio::test]
+async fn programs_may_listen_on_ipv6_only() {
+    let Ok(listener) = tokio::net::TcpListener::bind("[::1]:0").await else {
+        return eprintln!("skipped: there is no IPv6 here");
+    };
+    let port = u32::from(listener.local_addr().unwrap().port());
+    let forwards = Forwards::new(Arc::default());
+    forwards.open(port, 1, Deadline::NEVER).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_host_that_has_gone_ends_the_port_s_connection() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = u32::from(listener.local_addr().unwrap().port());
+    let hub = Arc::new(Hub::default());
+    let forwards = Forwards::new(hub.clone());
+    forwards.open(port, 1, Deadline::NEVER).await.unwrap();
+    let (mut socket, _) = listener.accept().await.unwrap();
+    let (ours, theirs) = pair();
+    hub.connect(1, theirs);
+    ours.write_all(b"x").await.unwrap();
+    drop(ours);
+    let mut all = Vec::new();
+    tokio::io::AsyncReadExt::read_to_end(&mut socket, &mut all)
+        .await
+        .unwrap();
+    assert_eq!(all, b"x");
+    // Though this program never ends its side, the place is free again.
+    let free = async {
+        while forwards.open_now() > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), free).await.unwrap();
 }

@@ -1,5 +1,7 @@
 //! The daemon's configuration file.
 
+mod streaming;
+
 use anyhow::{Context, Result};
 use bulkhead_image::StoreConfig;
 use bulkhead_network::NetworkConfig;
@@ -9,6 +11,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use streaming::StreamingConfig;
 
 /// Where the file is looked for if no option names one.
 pub(crate) const DEFAULT_PATH: &str = "/etc/bulkhead/config.toml";
@@ -46,6 +49,8 @@ pub(crate) struct Config {
     pub(crate) network: NetworkConfig,
     /// The image store.
     pub(crate) images: ImagesConfig,
+    /// Exec, attach and port-forward.
+    pub(crate) streaming: StreamingConfig,
     /// Runtime handlers by name.
     pub(crate) runtimes: BTreeMap<String, RuntimeConfig>,
 }
@@ -121,6 +126,7 @@ impl Default for Config {
             default_runtime: "bulkhead".to_owned(),
             network: NetworkConfig::default(),
             images: ImagesConfig::default(),
+            streaming: StreamingConfig::default(),
             runtimes: [("bulkhead".to_owned(), RuntimeConfig::default())].into(),
         }
     }
@@ -156,6 +162,7 @@ impl Config {
             "socket_mode is 0o{:o}; it must be permissions such as 0o660",
             config.socket_mode
         );
+        config.streaming.server()?;
         let VmmUsers { first, count } = config.vmm_users;
         anyhow::ensure!(
             first > 0 && count > 0 && first.checked_add(count).is_some(),

@@ -6,6 +6,7 @@ mod config;
 mod cri;
 mod node;
 mod serve;
+mod streams;
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -23,6 +23,10 @@ const BUFFER: usize = 64 * 1024;
 /// Between two messages about the same phase of a pull.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(100);
 
+/// What a client is told that does not read what it attached to.
+pub(crate) const CUT_OFF: &str =
+    "The output was not read for ten seconds, and the container goes on without this client";
+
 type Sender = mpsc::Sender<Result<Output, Status>>;
 
 /// The service.
@@ -168,7 +172,7 @@ async fn attach(container: Arc<Container>, mut inputs: Streaming<Input>, sender:
         std::future::pending::<()>().await;
     };
     let take_output = async {
-        while let Some(chunk) = chunks.recv().await {
+        while let Some(chunk) = chunks.next().await {
             let out = match chunk.kind {
                 StreamKind::Stdout => Out::Stdout(chunk.bytes),
                 StreamKind::Stderr => Out::Stderr(chunk.bytes),
@@ -176,6 +180,10 @@ async fn attach(container: Arc<Container>, mut inputs: Streaming<Input>, sender:
             if sender.send(output(out)).await.is_err() {
                 return;
             }
+        }
+        if chunks.was_cut_off() {
+            let _ = sender.send(Err(Status::aborted(CUT_OFF))).await;
+            return;
         }
         let exit = container.exited().await;
         let exit = Exit {
@@ -198,6 +206,7 @@ async fn run(mut execution: Execution, mut inputs: Streaming<Input>, sender: Sen
     }
     let (stdout, stderr) = (execution.stdout.take(), execution.stderr.take());
     let mut stdin = execution.stdin.take();
+    let terminal = execution.terminal();
     let outputs = async {
         let out = forward(stdout, sender.clone(), Out::Stdout);
         let err = forward(stderr, sender.clone(), Out::Stderr);
@@ -210,7 +219,7 @@ async fn run(mut execution: Execution, mut inputs: Streaming<Input>, sender: Sen
                 // Dropping the stream would end its reading half too; only the writing half ends.
                 Some(In::StdinEnd(_)) => end(&mut stdin).await,
                 Some(In::Size(size)) => {
-                    if let Err(error) = execution.resize(size.width, size.height).await {
+                    if let Err(error) = terminal.resize(size.width, size.height).await {
                         tracing::debug!(%error, "A terminal was not resized");
                     }
                 }

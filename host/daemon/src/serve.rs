@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::cri::{ImageApi, RuntimeApi};
 use crate::node::NodeApi;
+use crate::streams::PodStreams;
 use anyhow::{Context, Result};
 use bulkhead_cri::v1::image_service_server::ImageServiceServer;
 use bulkhead_cri::v1::runtime_service_server::RuntimeServiceServer;
@@ -31,7 +32,16 @@ pub(crate) async fn serve(config: Config, json_logs: bool) -> Result<()> {
     let images = tokio::task::spawn_blocking(move || ImageStore::open(&root, settings)).await??;
     let sandboxes = Sandboxes::open(config.node()).await?;
     let listener = listen(&config).await?;
-    let runtime = RuntimeApi::new(Arc::clone(&config), sandboxes.clone(), images.clone());
+    let streams = PodStreams::new(sandboxes.clone());
+    let streams =
+        bulkhead_stream::Server::start(config.streaming.server()?, Arc::new(streams)).await?;
+    tracing::info!(address = %streams.address(), "Streaming");
+    let runtime = RuntimeApi::new(
+        Arc::clone(&config),
+        sandboxes.clone(),
+        images.clone(),
+        streams.urls(),
+    );
     let node = NodeApi::new(sandboxes, images.clone());
     let router = Server::builder()
         .add_service(

@@ -9,8 +9,8 @@ use crate::record::StreamIds;
 use crate::{Result, SandboxError};
 use bulkhead_agent_api::agent::{
     ConfigureRequest, ContainerRequest, CreateContainerRequest, Empty, Event, EventsRequest,
-    ExecRequest, LimitPodRequest, ListContainersResponse, ResizeTerminalRequest, SignalRequest,
-    StatsRequest, StatsResponse, Stdio, UpdateContainerRequest,
+    ExecRequest, ForwardRequest, LimitPodRequest, ListContainersResponse, ResizeTerminalRequest,
+    SignalRequest, StatsRequest, StatsResponse, Stdio, UpdateContainerRequest,
 };
 use bulkhead_agent_api::agent_ttrpc::AgentClient;
 use bulkhead_agent_api::{CONTROL_PORT, STREAM_PORT};
@@ -154,6 +154,14 @@ impl Agent {
         (request.width, request.height) = size;
         let call = self.client.resize_terminal(deadline(), &request);
         self.call("Resize", container(id), call).await.map(drop)
+    }
+
+    pub(crate) async fn forward(&self, port: u16, stream: u64) -> Result<()> {
+        let mut request = ForwardRequest::new();
+        request.port = port.into();
+        request.stream = stream;
+        let call = self.client.forward(deadline(), &request);
+        self.call("Port-forward", self.pod(), call).await.map(drop)
     }
 
     pub(crate) async fn list(&self) -> Result<ListContainersResponse> {

@@ -22,7 +22,7 @@ use bulkhead_cri::v1::LinuxContainerResources;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// SIGKILL.
@@ -286,6 +286,17 @@ impl Container {
         }
     }
 
+    /// Checks that its streams can be joined.
+    ///
+    /// # Errors
+    /// [`SandboxError::WrongState`] unless it runs.
+    pub fn check_running(&self, needed: &'static str) -> Result<()> {
+        match self.state() {
+            ContainerState::Running { .. } => Ok(()),
+            _ => Err(self.wrong_state(needed)),
+        }
+    }
+
     /// Sets the size of the terminal, in characters.
     ///
     /// # Errors
@@ -310,9 +321,9 @@ impl Container {
         }
     }
 
-    /// Watches its output from now on; the receiver ends with the output.
+    /// Watches its output from now on, to its end.
     #[must_use]
-    pub fn watch_output(&self) -> mpsc::Receiver<crate::OutputChunk> {
+    pub fn watch_output(&self) -> crate::Viewer {
         self.io.watch()
     }
 

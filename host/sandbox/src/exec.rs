@@ -42,6 +42,27 @@ pub struct ExecOutput {
     pub code: i32,
 }
 
+/// The terminal of an [`Execution`].
+#[derive(Clone)]
+pub struct Terminal {
+    container: Arc<Container>,
+    running: Arc<Running>,
+    id: String,
+}
+
+impl Terminal {
+    /// Sets its size, in characters.
+    ///
+    /// # Errors
+    /// Those of the agent.
+    pub async fn resize(&self, width: u32, height: u32) -> Result<()> {
+        let agent = &self.running.agent;
+        agent
+            .resize(self.container.id(), &self.id, (width, height))
+            .await
+    }
+}
+
 /// A process that was started by [`Container::exec`]. Dropped before its end, it is killed with
 /// everything that it has started.
 pub struct Execution {
@@ -210,15 +231,14 @@ impl Execution {
         self.container.signal(&self.id, KILL, true).await
     }
 
-    /// Sets the size of its terminal, in characters.
-    ///
-    /// # Errors
-    /// Those of the agent.
-    pub async fn resize(&self, width: u32, height: u32) -> Result<()> {
-        self.running
-            .agent
-            .resize(self.container.id(), &self.id, (width, height))
-            .await
+    /// Its terminal, to be resized while somebody waits for its end.
+    #[must_use]
+    pub fn terminal(&self) -> Terminal {
+        Terminal {
+            container: Arc::clone(&self.container),
+            running: Arc::clone(&self.running),
+            id: self.id.clone(),
+        }
     }
 }
 

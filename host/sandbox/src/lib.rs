@@ -16,6 +16,7 @@ mod disks;
 mod error;
 mod events;
 mod exec;
+mod forward;
 mod id;
 mod io;
 mod limits;
@@ -37,8 +38,8 @@ pub use config::{NodeConfig, RuntimeConfig, SeccompDefault, VmmUsers};
 pub use container::{Container, ContainerImage};
 pub use error::{Kind, SandboxError};
 pub use events::{BACKLOG, EventKind, PodEvent};
-pub use exec::{ExecOutput, ExecRequest, Execution};
-pub use io::{OutputChunk, StreamKind};
+pub use exec::{ExecOutput, ExecRequest, Execution, Terminal};
+pub use io::{OutputChunk, StreamKind, Viewer};
 pub use record::{
     ContainerRecord, ContainerState, ExitRecord, SandboxRecord, SandboxState, VmSize,
 };

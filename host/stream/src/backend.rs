@@ -75,10 +75,9 @@ pub struct Process {
     pub stderr: Option<Reader>,
     /// Sets the size of its terminal.
     pub resize: Resize,
-    /// Comes when it has ended, or when the session is over for another reason.
+    /// Comes when it has ended, or when the session is over for another reason: of a container that was
+    /// attached to, when it has taken all of the client's input, if that is the way to detach.
     pub exit: Exit,
-    /// The end of the client's input is the end of the session: the way to detach from a container.
-    pub ends_with_stdin: bool,
 }
 
 /// Whoever runs processes and reaches ports. Errors are sentences for the client.

@@ -13,6 +13,7 @@ pub(crate) async fn run(
     (pod, port): (&str, u16),
     (mut source, mut data, mut error): (Source, Sink, Sink),
 ) -> io::Result<()> {
+    let half_closes = matches!(data, Sink::Spdy(_));
     match backend.forward(pod, port).await {
         Ok((mut reader, mut writer)) => {
             let outward = async {
@@ -34,7 +35,19 @@ pub(crate) async fn run(
                     data.write(bytes.freeze()).await?;
                 }
             };
-            tokio::try_join!(outward, inward)?;
+            if half_closes {
+                tokio::try_join!(outward, inward)?;
+            } else {
+                // The client can not be told that the port has said everything, but by the end.
+                let outward = async {
+                    outward.await?;
+                    std::future::pending().await
+                };
+                tokio::select! {
+                    result = inward => result?,
+                    result = outward => return result,
+                }
+            }
         }
         Err(problem) => {
             let words = format!("error forwarding port {port} to pod {pod}: {problem}");

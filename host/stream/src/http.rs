@@ -1,10 +1,10 @@
 //! The one request of a connection: its token, its upgrade, its subprotocol.
 
 use crate::server::Shared;
+use crate::spdy;
 use crate::spdy::remote_command::Version;
 use crate::token::Call;
 use crate::websocket::{self, Protocol};
-use crate::spdy;
 use http::header::{CONNECTION, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY};
 use http::header::{HeaderValue, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
@@ -16,7 +16,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 static PROTOCOL_VERSION: HeaderName = HeaderName::from_static("x-stream-protocol-version");
-static ACCEPTED_VERSIONS: HeaderName = HeaderName::from_static("x-accepted-stream-protocol-versions");
+static ACCEPTED_VERSIONS: HeaderName =
+    HeaderName::from_static("x-accepted-stream-protocol-versions");
 
 /// How a call is to be served, and what the client is told of it.
 struct Plan {
@@ -54,7 +55,9 @@ pub(crate) fn answer(
     let upgrade = hyper::upgrade::on(&mut request);
     let mut response = Response::new(String::new());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    response
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     response.headers_mut().extend(plan.headers);
     tokio::spawn(async move {
         // Freed when the session is over.
@@ -109,19 +112,22 @@ fn accept<B>(request: &Request<B>, shared: &Shared) -> Result<(Call, Plan), Refu
         _ => None,
     };
     let call = call.ok_or_else(|| {
-        let problem = "There is nothing here: a streaming URL can be used once and for a short time";
+        let problem =
+            "There is nothing here: a streaming URL can be used once and for a short time";
         refuse(StatusCode::NOT_FOUND, problem)
     })?;
     let headers = request.headers();
     let plan = if names(headers, &CONNECTION).any(|name| name.eq_ignore_ascii_case("upgrade")) {
         let mut upgrades = names(headers, &UPGRADE);
-        match upgrades.find_map(|name| kind(name)) {
+        match upgrades.find_map(kind) {
             Some(Kind::Spdy) => spdy_plan(headers, &call)?,
             Some(Kind::WebSocket) => websocket_plan(headers, &call)?,
             None => return Err(bad("The Upgrade header must name SPDY/3.1 or websocket")),
         }
     } else {
-        return Err(bad("A streaming URL wants an upgrade to SPDY/3.1 or websocket"));
+        return Err(bad(
+            "A streaming URL wants an upgrade to SPDY/3.1 or websocket",
+        ));
     };
     Ok((call, plan))
 }
@@ -135,7 +141,8 @@ fn kind(name: &str) -> Option<Kind> {
     if name.eq_ignore_ascii_case(spdy::UPGRADE) {
         return Some(Kind::Spdy);
     }
-    name.eq_ignore_ascii_case("websocket").then_some(Kind::WebSocket)
+    name.eq_ignore_ascii_case("websocket")
+        .then_some(Kind::WebSocket)
 }
 
 fn spdy_plan(headers: &HeaderMap, call: &Call) -> Result<Plan, Refusal> {
@@ -145,17 +152,26 @@ fn spdy_plan(headers: &HeaderMap, call: &Call) -> Result<Plan, Refusal> {
         Call::Forward(_) => {
             let known = [(spdy::port_forward::PROTOCOL, ())];
             let name = choose(&offered, &known).map(|(name, ())| name);
-            (name.map(|name| (Wire::SpdyForward, name)), spdy::port_forward::PROTOCOL)
+            (
+                name.map(|name| (Wire::SpdyForward, name)),
+                spdy::port_forward::PROTOCOL,
+            )
         }
         _ => {
             let chosen = choose(&offered, &Version::NAMES);
-            (chosen.map(|(name, version)| (Wire::Spdy(version), name)), "channel.k8s.io")
+            (
+                chosen.map(|(name, version)| (Wire::Spdy(version), name)),
+                "channel.k8s.io",
+            )
         }
     };
     match (wire, offered.is_empty()) {
         (Some((wire, name)), _) => {
             let version = (PROTOCOL_VERSION.clone(), HeaderValue::from_static(name));
-            Ok(Plan { wire, headers: vec![upgrade, version] })
+            Ok(Plan {
+                wire,
+                headers: vec![upgrade, version],
+            })
         }
         // The clients of Kubernetes 1.0 name no version and expect none.
         (None, true) => {
@@ -163,7 +179,10 @@ fn spdy_plan(headers: &HeaderMap, call: &Call) -> Result<Plan, Refusal> {
                 Call::Forward(_) => Wire::SpdyForward,
                 _ => Wire::Spdy(Version::V1),
             };
-            Ok(Plan { wire, headers: vec![upgrade] })
+            Ok(Plan {
+                wire,
+                headers: vec![upgrade],
+            })
         }
         (None, false) => {
             let mut refusal = refuse(
@@ -186,7 +205,10 @@ fn spdy_plan(headers: &HeaderMap, call: &Call) -> Result<Plan, Refusal> {
 fn websocket_plan(headers: &HeaderMap, call: &Call) -> Result<Plan, Refusal> {
     let key = headers.get(SEC_WEBSOCKET_KEY);
     let key = key.ok_or_else(|| bad("A WebSocket upgrade wants Sec-WebSocket-Key"))?;
-    if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+    if headers
+        .get(SEC_WEBSOCKET_VERSION)
+        .is_none_or(|version| version != "13")
+    {
         return Err(bad("Only version 13 of WebSocket is known here"));
     }
     let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes()));
@@ -217,7 +239,10 @@ fn websocket_plan(headers: &HeaderMap, call: &Call) -> Result<Plan, Refusal> {
         }
         _ if offered.is_empty() => {
             let [.., (_, oldest)] = Protocol::COMMAND;
-            return Ok(Plan { wire: Wire::Channels(oldest), headers: told });
+            return Ok(Plan {
+                wire: Wire::Channels(oldest),
+                headers: told,
+            });
         }
         _ => choose(&offered, &Protocol::COMMAND)
             .map(|(name, protocol)| (name, Wire::Channels(protocol))),
@@ -225,7 +250,10 @@ fn websocket_plan(headers: &HeaderMap, call: &Call) -> Result<Plan, Refusal> {
     let problem = "None of the subprotocols in Sec-WebSocket-Protocol is known here";
     let (name, wire) = chosen.ok_or_else(|| bad(problem))?;
     told.push((SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(name)));
-    Ok(Plan { wire, headers: told })
+    Ok(Plan {
+        wire,
+        headers: told,
+    })
 }
 
 /// The first of the client's names that is known.
@@ -236,8 +264,13 @@ fn choose<T: Copy>(offered: &[&str], known: &[(&'static str, T)]) -> Option<(&'s
 
 /// The names in all fields of a header, each of which can be a list.
 fn names<'a>(headers: &'a HeaderMap, header: &'a HeaderName) -> impl Iterator<Item = &'a str> {
-    let values = headers.get_all(header).into_iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',').map(str::trim)).filter(|name| !name.is_empty())
+    let values = headers
+        .get_all(header)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(',').map(str::trim))
+        .filter(|name| !name.is_empty())
 }
 
 fn bad(problem: &str) -> Refusal {

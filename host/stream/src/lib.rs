@@ -40,8 +40,8 @@ mod websocket;
 pub mod fuzzing;
 
 pub use backend::{
-    AttachRequest, Backend, ExecRequest, Exit, ForwardRequest, Process, Reader, Resize, Size, Wants,
-    Writer,
+    AttachRequest, Backend, ExecRequest, Exit, ForwardRequest, Process, Reader, Resize, Size,
+    Wants, Writer,
 };
 pub use error::StreamError;
 pub use limits::Limits;

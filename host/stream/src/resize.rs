@@ -26,7 +26,8 @@ impl Sizes {
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<Option<Size>, ()> {
         self.pending.extend_from_slice(bytes);
         let mut newest = None;
-        let mut messages = serde_json::Deserializer::from_slice(&self.pending).into_iter::<Message>();
+        let mut messages =
+            serde_json::Deserializer::from_slice(&self.pending).into_iter::<Message>();
         let mut used = 0;
         loop {
             match messages.next() {
@@ -59,7 +60,14 @@ mod tests {
             sizes.push(head).unwrap();
             let newest = sizes.push(rest).unwrap();
             if cut < text.len() - 1 {
-                assert_eq!(newest, Some(Size { width: 132, height: 43 }), "{cut}");
+                assert_eq!(
+                    newest,
+                    Some(Size {
+                        width: 132,
+                        height: 43
+                    }),
+                    "{cut}"
+                );
             }
             assert!(sizes.pending.len() <= 1, "{cut}");
         }
@@ -67,7 +75,11 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        assert!(Sizes::default().push(b"{\"Width\":70000,\"Height\":1}").is_err());
+        assert!(
+            Sizes::default()
+                .push(b"{\"Width\":70000,\"Height\":1}")
+                .is_err()
+        );
         assert!(Sizes::default().push(b"hello").is_err());
         assert!(Sizes::default().push(&[b' '; MAX_PENDING + 1]).is_err());
         assert!(Sizes::default().push(b"{\"Width\":1,").unwrap().is_none());

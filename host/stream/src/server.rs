@@ -66,7 +66,11 @@ impl Server {
     /// # Errors
     /// [`StreamError::Listen`], [`StreamError::Tls`].
     pub async fn start(config: ServerConfig, backend: Arc<dyn Backend>) -> Result<Self> {
-        let ServerConfig { address, tls, limits } = config;
+        let ServerConfig {
+            address,
+            tls,
+            limits,
+        } = config;
         let acceptor = match &tls {
             Some(files) => Some(TlsAcceptor::from(Arc::new(tls::load(files)?))),
             None => None,

@@ -89,16 +89,12 @@ async fn join(process: Process, (stdin, resize, stdout, stderr): Streams<'_>) ->
         stderr: process_stderr,
         resize: set_size,
         exit,
-        ends_with_stdin,
     } = process;
-    let has_stdin = stdin.is_some() && process_stdin.is_some();
     let input = async {
         if let (Some(source), Some(writer)) = (stdin, process_stdin) {
             give(source, writer).await;
         }
-        if !(has_stdin && ends_with_stdin) {
-            std::future::pending::<()>().await;
-        }
+        std::future::pending::<()>().await;
     };
     let sizes = async {
         if let Some(source) = resize {

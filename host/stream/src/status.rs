@@ -62,12 +62,20 @@ impl Outcome {
         }
         let (reason, code, cause) = match self {
             Self::Success => ("", None, None),
-            Self::ExitCode(code) => ("NonZeroExitCode", None, Some((Some("ExitCode"), code.to_string()))),
+            Self::ExitCode(code) => (
+                "NonZeroExitCode",
+                None,
+                Some((Some("ExitCode"), code.to_string())),
+            ),
             Self::Failed(problem) => ("InternalError", Some(500), Some((None, problem.clone()))),
         };
         let status = Status {
             metadata: Metadata {},
-            status: if *self == Self::Success { "Success" } else { "Failure" },
+            status: if *self == Self::Success {
+                "Success"
+            } else {
+                "Failure"
+            },
             message: self.message(),
             reason,
             details: cause.map(|(reason, message)| Details {
@@ -90,7 +98,10 @@ mod tests {
 
     #[test]
     fn statuses_are_those_that_clients_parse() {
-        assert_eq!(json(&Outcome::Success), r#"{"metadata":{},"status":"Success"}"#);
+        assert_eq!(
+            json(&Outcome::Success),
+            r#"{"metadata":{},"status":"Success"}"#
+        );
         assert_eq!(
             json(&Outcome::ExitCode(7)),
             r#"{"metadata":{},"status":"Failure","message":"command terminated with non-zero exit code: exit status 7","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"7"}]}}"#

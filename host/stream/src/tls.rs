@@ -17,10 +17,13 @@ pub(crate) fn load(files: &TlsFiles) -> Result<ServerConfig> {
         .map_err(|error| wrong("certificate", certificate, error));
     let chain = chain?;
     if chain.is_empty() {
-        return Err(wrong("certificate", certificate, "it has no certificate in PEM form"));
+        return Err(wrong(
+            "certificate",
+            certificate,
+            "it has no certificate in PEM form",
+        ));
     }
-    let secret =
-        PrivateKeyDer::from_pem_file(key).map_err(|error| wrong("key", key, error))?;
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong("key", key, error))?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| wrong("certificate", certificate, error))?

@@ -4,16 +4,25 @@ mod line;
 mod log;
 mod pump;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use log::Log;
 pub(crate) use pump::{Pump, collect};
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-/// How many chunks a watcher may lag behind before it holds the container's output back.
+/// How many chunks, of 64 KiB at most, a viewer may lag behind before it holds the container back.
 const VIEWER_QUEUE: usize = 16;
+/// For how long one that takes nothing may do so. One that reads slowly gets everything, as from
+/// containerd; one that does not read must not keep the log from going on.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Which output stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,9 +50,36 @@ pub(crate) struct ContainerIo {
     pub(crate) log: Log,
 }
 
+/// Somebody who watches a container's output. One who takes nothing for so long that the log would have
+/// to wait is cut off.
+pub struct Viewer {
+    receiver: mpsc::Receiver<OutputChunk>,
+    cut_off: Arc<AtomicBool>,
+}
+
+impl Viewer {
+    /// The next piece; `None` at the end of the output, or when we were cut off.
+    pub async fn next(&mut self) -> Option<OutputChunk> {
+        self.receiver.recv().await
+    }
+
+    /// Whether we were too slow, and the output went on without us.
+    #[must_use]
+    pub fn was_cut_off(&self) -> bool {
+        self.cut_off.load(Ordering::Acquire)
+    }
+}
+
+/// Our side of a [`Viewer`].
+#[derive(Clone)]
+struct Shown {
+    sender: mpsc::Sender<OutputChunk>,
+    cut_off: Arc<AtomicBool>,
+}
+
 #[derive(Default)]
 struct Viewers {
-    senders: Vec<mpsc::Sender<OutputChunk>>,
+    list: Vec<Shown>,
     closed: bool,
 }
 
@@ -71,42 +107,54 @@ impl ContainerIo {
         }
     }
 
-    /// Watches the output from now on. The receiver ends with the output.
-    pub(crate) fn watch(&self) -> mpsc::Receiver<OutputChunk> {
+    /// Watches the output from now on.
+    pub(crate) fn watch(&self) -> Viewer {
         let (sender, receiver) = mpsc::channel(VIEWER_QUEUE);
+        let cut_off = Arc::new(AtomicBool::new(false));
         let mut viewers = self.viewers.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those of a container that says nothing would gather here.
+        viewers.list.retain(|viewer| !viewer.sender.is_closed());
         if !viewers.closed {
-            viewers.senders.push(sender);
+            viewers.list.push(Shown {
+                sender,
+                cut_off: Arc::clone(&cut_off),
+            });
         }
-        receiver
+        Viewer { receiver, cut_off }
     }
 
     async fn show(&self, kind: StreamKind, bytes: &[u8]) {
-        let senders = self
+        let viewers = self
             .viewers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .senders
+            .list
             .clone();
+        // One time for all: many that do not read hold the container back no longer than one.
+        let until = Instant::now() + PATIENCE;
         let mut gone = false;
-        for sender in senders {
-            gone |= sender
-                .send(OutputChunk {
-                    kind,
-                    bytes: bytes.to_owned(),
-                })
-                .await
-                .is_err();
+        for Shown { sender, cut_off } in viewers {
+            let bytes = bytes.to_owned();
+            match tokio::time::timeout_at(until, sender.send(OutputChunk { kind, bytes })).await {
+                Ok(sent) => gone |= sent.is_err(),
+                Err(_) => {
+                    cut_off.store(true, Ordering::Release);
+                    gone = true;
+                }
+            }
         }
         if gone {
             let mut viewers = self.viewers.lock().unwrap_or_else(PoisonError::into_inner);
-            viewers.senders.retain(|sender| !sender.is_closed());
+            let stays = |viewer: &Shown| {
+                !viewer.sender.is_closed() && !viewer.cut_off.load(Ordering::Acquire)
+            };
+            viewers.list.retain(stays);
         }
     }
 
     fn end_viewers(&self) {
         let mut viewers = self.viewers.lock().unwrap_or_else(PoisonError::into_inner);
         viewers.closed = true;
-        viewers.senders.clear();
+        viewers.list.clear();
     }
 }

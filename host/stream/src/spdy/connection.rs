@@ -145,7 +145,14 @@ impl Connection {
     /// received and not read.
     pub(crate) async fn finish(self) {
         let last = self.shared.table().last;
-        let Self { queue, mut reader, mut writer, linger, shared, .. } = self;
+        let Self {
+            queue,
+            mut reader,
+            mut writer,
+            linger,
+            shared,
+            ..
+        } = self;
         let farewell = async {
             // The last frame: the writer ends after it.
             let frame = Frame::GoAway { last, reason: 0 };
@@ -213,7 +220,11 @@ impl Reader {
                 };
                 // Before anybody can write to it: clients drop data that comes before the reply.
                 let block = self.deflater.write(&[]);
-                self.shared.control(Frame::SynReply { id, fin: false, block });
+                self.shared.control(Frame::SynReply {
+                    id,
+                    fin: false,
+                    block,
+                });
                 let queue = self.queue.clone();
                 let stream = Stream::new(id, headers, &self.shared, notifies, queue);
                 // There is room for as many as can be open; one that nobody takes is reset.
@@ -343,7 +354,10 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         if !matches!(frame, Frame::Data { .. }) {
             // Saturating, as data's GOAWAY and pings were not counted.
             let less = |count: usize| Some(count.saturating_sub(1));
-            let _ = self.shared.controls.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+            let _ = self
+                .shared
+                .controls
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         }
         matches!(frame, Frame::GoAway { .. })
     }

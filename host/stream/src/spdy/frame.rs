@@ -33,18 +33,43 @@ pub(crate) mod setting {
 /// A frame, or a piece of a data frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Frame {
-    SynStream { id: u32, fin: bool, block: Bytes },
-    SynReply { id: u32, fin: bool, block: Bytes },
-    RstStream { id: u32, reason: u32 },
+    SynStream {
+        id: u32,
+        fin: bool,
+        block: Bytes,
+    },
+    SynReply {
+        id: u32,
+        fin: bool,
+        block: Bytes,
+    },
+    RstStream {
+        id: u32,
+        reason: u32,
+    },
     /// Ids and values.
     Settings(Vec<(u32, u32)>),
     Ping(u32),
     /// The last stream that the sender has accepted, and why it goes: 0 is nothing wrong.
-    GoAway { last: u32, reason: u32 },
-    Headers { id: u32, fin: bool, block: Bytes },
-    WindowUpdate { id: u32, delta: u32 },
+    GoAway {
+        last: u32,
+        reason: u32,
+    },
+    Headers {
+        id: u32,
+        fin: bool,
+        block: Bytes,
+    },
+    WindowUpdate {
+        id: u32,
+        delta: u32,
+    },
     /// `fin` is set in the last piece only.
-    Data { id: u32, fin: bool, bytes: Bytes },
+    Data {
+        id: u32,
+        fin: bool,
+        bytes: Bytes,
+    },
 }
 
 /// A connection that can not be understood.
@@ -73,7 +98,9 @@ impl Decoder {
                 if input.is_empty() && missing > 0 {
                     return Ok(None);
                 }
-                let bytes = input.split_to(input.len().min(missing).min(MAX_PIECE)).freeze();
+                let bytes = input
+                    .split_to(input.len().min(missing).min(MAX_PIECE))
+                    .freeze();
                 let missing = missing - bytes.len();
                 self.data = (missing > 0).then_some((id, last, missing));
                 let fin = last && missing == 0;
@@ -132,7 +159,10 @@ fn control(kind: u16, fin: bool, mut content: Bytes) -> Option<Option<Frame>> {
                 _ => Frame::Headers { id, fin, block },
             }));
         }
-        3 => Frame::RstStream { id: number()? & ID_MASK, reason: number()? },
+        3 => Frame::RstStream {
+            id: number()? & ID_MASK,
+            reason: number()?,
+        },
         4 => {
             let count = number()?;
             let mut settings = Vec::new();
@@ -143,8 +173,14 @@ fn control(kind: u16, fin: bool, mut content: Bytes) -> Option<Option<Frame>> {
             Frame::Settings(settings)
         }
         6 => Frame::Ping(number()?),
-        7 => Frame::GoAway { last: number()? & ID_MASK, reason: number()? },
-        9 => Frame::WindowUpdate { id: number()? & ID_MASK, delta: number()? & ID_MASK },
+        7 => Frame::GoAway {
+            last: number()? & ID_MASK,
+            reason: number()?,
+        },
+        9 => Frame::WindowUpdate {
+            id: number()? & ID_MASK,
+            delta: number()? & ID_MASK,
+        },
         _ => return Some(None),
     };
     content.is_empty().then_some(Some(frame))
@@ -220,16 +256,36 @@ mod tests {
     fn all() -> Vec<Frame> {
         let block = Bytes::from_static(b"block");
         vec![
-            Frame::SynStream { id: 1, fin: false, block: block.clone() },
-            Frame::SynReply { id: 1, fin: true, block: block.clone() },
+            Frame::SynStream {
+                id: 1,
+                fin: false,
+                block: block.clone(),
+            },
+            Frame::SynReply {
+                id: 1,
+                fin: true,
+                block: block.clone(),
+            },
             Frame::RstStream { id: 3, reason: 5 },
             Frame::Settings(vec![(4, 100), (7, 65536)]),
             Frame::Ping(7),
             Frame::GoAway { last: 9, reason: 0 },
-            Frame::Headers { id: 5, fin: true, block },
+            Frame::Headers {
+                id: 5,
+                fin: true,
+                block,
+            },
             Frame::WindowUpdate { id: 0, delta: 1 },
-            Frame::Data { id: 7, fin: false, bytes: Bytes::from_static(b"data") },
-            Frame::Data { id: 7, fin: true, bytes: Bytes::new() },
+            Frame::Data {
+                id: 7,
+                fin: false,
+                bytes: Bytes::from_static(b"data"),
+            },
+            Frame::Data {
+                id: 7,
+                fin: true,
+                bytes: Bytes::new(),
+            },
         ]
     }
 
@@ -251,8 +307,16 @@ mod tests {
                 match (found.last_mut(), frame) {
                     // Data comes as soon as it is there.
                     (
-                        Some(Frame::Data { bytes: old, fin: false, .. }),
-                        Frame::Data { bytes: new, fin: false, .. },
+                        Some(Frame::Data {
+                            bytes: old,
+                            fin: false,
+                            ..
+                        }),
+                        Frame::Data {
+                            bytes: new,
+                            fin: false,
+                            ..
+                        },
                     ) => *old = [&old[..], &new[..]].concat().into(),
                     (_, frame) => found.push(frame),
                 }
@@ -268,11 +332,19 @@ mod tests {
         Frame::Ping(1).encode(&mut out);
         assert_eq!(&out[..], [0x80, 3, 0, 6, 0, 0, 0, 4, 0, 0, 0, 1]);
         out.clear();
-        Frame::Data { id: 5, fin: true, bytes: Bytes::from_static(b"ab") }.encode(&mut out);
+        Frame::Data {
+            id: 5,
+            fin: true,
+            bytes: Bytes::from_static(b"ab"),
+        }
+        .encode(&mut out);
         assert_eq!(&out[..], [0, 0, 0, 5, 1, 0, 0, 2, b'a', b'b']);
         out.clear();
         Frame::WindowUpdate { id: 5, delta: 256 }.encode(&mut out);
-        assert_eq!(&out[..], [0x80, 3, 0, 9, 0, 0, 0, 8, 0, 0, 0, 5, 0, 0, 1, 0]);
+        assert_eq!(
+            &out[..],
+            [0x80, 3, 0, 9, 0, 0, 0, 8, 0, 0, 0, 5, 0, 0, 1, 0]
+        );
     }
 
     #[test]
@@ -295,11 +367,26 @@ mod tests {
     #[test]
     fn nonsense_is_refused_and_the_unknown_skipped() {
         let decode = |bytes: &[u8]| Decoder::default().decode(&mut BytesMut::from(bytes));
-        assert_eq!(decode(b"\x80\x02\0\x01\0\0\0\0"), Err(FrameError::Version(2)));
-        assert_eq!(decode(b"\x80\x03\0\x01\0\xff\xff\xff"), Err(FrameError::TooLong(0x00ff_ffff)));
-        assert_eq!(decode(b"\x80\x03\0\x06\0\0\0\x01\0"), Err(FrameError::Length(6)));
-        assert_eq!(decode(b"\x80\x03\0\x06\0\0\0\x05\0\0\0\x01\0"), Err(FrameError::Length(6)));
-        assert_eq!(decode(b"\x80\x03\0\x04\0\0\0\x04\xff\xff\xff\xff"), Err(FrameError::Length(4)));
+        assert_eq!(
+            decode(b"\x80\x02\0\x01\0\0\0\0"),
+            Err(FrameError::Version(2))
+        );
+        assert_eq!(
+            decode(b"\x80\x03\0\x01\0\xff\xff\xff"),
+            Err(FrameError::TooLong(0x00ff_ffff))
+        );
+        assert_eq!(
+            decode(b"\x80\x03\0\x06\0\0\0\x01\0"),
+            Err(FrameError::Length(6))
+        );
+        assert_eq!(
+            decode(b"\x80\x03\0\x06\0\0\0\x05\0\0\0\x01\0"),
+            Err(FrameError::Length(6))
+        );
+        assert_eq!(
+            decode(b"\x80\x03\0\x04\0\0\0\x04\xff\xff\xff\xff"),
+            Err(FrameError::Length(4))
+        );
         let credential = b"\x80\x03\0\x0a\0\0\0\x01x\x80\x03\0\x06\0\0\0\x04\0\0\0\x09";
         assert_eq!(decode(credential), Ok(Some(Frame::Ping(9))));
     }

@@ -60,7 +60,9 @@ impl Inflater {
                 return Err(HeaderError::TooLarge);
             }
             let (read, written) = (self.zlib.total_in(), self.zlib.total_out());
-            let result = self.zlib.decompress_vec(rest, &mut self.plain, FlushDecompress::Sync);
+            let result = self
+                .zlib
+                .decompress_vec(rest, &mut self.plain, FlushDecompress::Sync);
             let used = usize::try_from(self.zlib.total_in() - read).unwrap_or(usize::MAX);
             rest = rest.get(used..).unwrap_or_default();
             match result {
@@ -111,7 +113,9 @@ fn number(bytes: &mut &[u8]) -> Result<usize, HeaderError> {
 
 fn text(bytes: &mut &[u8]) -> Result<String, HeaderError> {
     let length = number(bytes)?;
-    let (text, rest) = bytes.split_at_checked(length).ok_or(HeaderError::Malformed)?;
+    let (text, rest) = bytes
+        .split_at_checked(length)
+        .ok_or(HeaderError::Malformed)?;
     *bytes = rest;
     String::from_utf8(text.to_vec()).map_err(|_| HeaderError::Malformed)
 }
@@ -155,7 +159,10 @@ mod tests {
         assert_eq!(first.get(2..6), Some(&[0xe3, 0xc6, 0xa7, 0xc2][..]));
         assert_eq!(first.get(1).map(|flags| flags & 0x20), Some(0x20));
         let headers = theirs.read(&first).unwrap();
-        assert_eq!((headers.get("streamtype"), headers.get("content-type")), ("stdin", "a"));
+        assert_eq!(
+            (headers.get("streamtype"), headers.get("content-type")),
+            ("stdin", "a")
+        );
         assert_eq!(headers.get("other"), "");
         for number in 0..100 {
             let value = number.to_string();
@@ -170,7 +177,8 @@ mod tests {
         let mut zlib = Compress::new(Compression::best(), true);
         let bomb = vec![0; 100 * MAX_BLOCK];
         let mut block = Vec::with_capacity(bomb.len());
-        zlib.compress_vec(&bomb, &mut block, FlushCompress::Sync).unwrap();
+        zlib.compress_vec(&bomb, &mut block, FlushCompress::Sync)
+            .unwrap();
         assert!(block.len() < MAX_BLOCK);
         let mut reader = Inflater::new();
         assert_eq!(reader.read(&block), Err(HeaderError::TooLarge));
@@ -180,11 +188,17 @@ mod tests {
     #[test]
     fn lengths_that_lie_are_found() {
         assert_eq!(parse(&[0, 0, 0]), Err(HeaderError::Malformed));
-        assert_eq!(parse(&[0, 0, 0, 1, 0, 0, 0, 9, 1]), Err(HeaderError::Malformed));
+        assert_eq!(
+            parse(&[0, 0, 0, 1, 0, 0, 0, 9, 1]),
+            Err(HeaderError::Malformed)
+        );
         assert_eq!(parse(&[255, 255, 255, 255]), Err(HeaderError::TooLarge));
         assert_eq!(parse(&[0, 0, 0, 0, 7]), Err(HeaderError::Malformed));
         let many = (MAX_PAIRS as u32 + 1).to_be_bytes();
         assert_eq!(parse(&many), Err(HeaderError::TooLarge));
-        assert_eq!(Inflater::new().read(b"hello, world"), Err(HeaderError::Zlib));
+        assert_eq!(
+            Inflater::new().read(b"hello, world"),
+            Err(HeaderError::Zlib)
+        );
     }
 }

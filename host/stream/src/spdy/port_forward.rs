@@ -86,7 +86,12 @@ fn read(stream: Stream) -> Option<(String, Half)> {
         "error" => false,
         _ => return None,
     };
-    let port = stream.headers.get("port").parse().ok().filter(|port| *port > 0)?;
+    let port = stream
+        .headers
+        .get("port")
+        .parse()
+        .ok()
+        .filter(|port| *port > 0)?;
     let key = match stream.headers.get("requestid") {
         // Kubernetes 1.0: the error stream is opened first, and the data stream right after it.
         "" if is_data => format!("#{}", stream.id.checked_sub(2)?),
@@ -94,5 +99,13 @@ fn read(stream: Stream) -> Option<(String, Half)> {
         id => id.to_owned(),
     };
     let since = Instant::now();
-    Some((key, Half { stream, is_data, port, since }))
+    Some((
+        key,
+        Half {
+            stream,
+            is_data,
+            port,
+            since,
+        },
+    ))
 }

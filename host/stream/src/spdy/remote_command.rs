@@ -45,16 +45,31 @@ pub(crate) async fn serve<T>(
     expected += usize::from(wants.stderr);
     expected += usize::from(wants.tty && version >= Version::V3);
     let complete = tokio::time::timeout(limits.setup, streams(&mut connection, expected)).await;
-    let Ok(Some(Streams { stdin, stdout, stderr, resize, error: Some(error) })) = complete else {
+    let Ok(Some(Streams {
+        stdin,
+        stdout,
+        stderr,
+        resize,
+        error: Some(error),
+    })) = complete
+    else {
         tracing::debug!("A SPDY client did not open the streams of its call");
         return;
     };
     let client = Client {
         // Streams that were not asked for are not used, and reset.
-        stdin: stdin.filter(|_| wants.stdin).map(|one| Source::Spdy(one.reader)),
-        stdout: stdout.filter(|_| wants.stdout).map(|one| Sink::Spdy(one.writer)),
-        stderr: stderr.filter(|_| wants.stderr).map(|one| Sink::Spdy(one.writer)),
-        resize: resize.filter(|_| wants.tty).map(|one| Source::Spdy(one.reader)),
+        stdin: stdin
+            .filter(|_| wants.stdin)
+            .map(|one| Source::Spdy(one.into_reader())),
+        stdout: stdout
+            .filter(|_| wants.stdout)
+            .map(|one| Sink::Spdy(one.writer)),
+        stderr: stderr
+            .filter(|_| wants.stderr)
+            .map(|one| Sink::Spdy(one.writer)),
+        resize: resize
+            .filter(|_| wants.tty)
+            .map(|one| Source::Spdy(one.into_reader())),
         error: Sink::Spdy(error.writer),
         json: version >= Version::V4,
         gone: connection.gone(),

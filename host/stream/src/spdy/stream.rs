@@ -22,6 +22,7 @@ pub(crate) struct StreamReader {
     id: u32,
     shared: Arc<Shared>,
     readable: Arc<Notify>,
+    _other: Option<StreamWriter>,
 }
 
 /// Our direction. Dropped before [`StreamWriter::finish`], the stream is reset.
@@ -30,9 +31,24 @@ pub(crate) struct StreamWriter {
     shared: Arc<Shared>,
     writable: Arc<Notify>,
     queue: mpsc::Sender<Frame>,
+    /// It says nothing when it is dropped.
+    silent: bool,
 }
 
 impl Stream {
+    /// Only the client's direction. Ours stays open, for Go's client takes its end for that of the
+    /// process, and stops sending.
+    pub(crate) fn into_reader(self) -> StreamReader {
+        let Self {
+            mut reader,
+            mut writer,
+            ..
+        } = self;
+        writer.silent = true;
+        reader._other = Some(writer);
+        reader
+    }
+
     pub(super) fn new(
         id: u32,
         headers: Headers,
@@ -44,14 +60,28 @@ impl Stream {
         Self {
             id,
             headers,
-            reader: StreamReader { id, shared: reader, readable },
-            writer: StreamWriter { id, shared: writer, writable, queue },
+            reader: StreamReader {
+                id,
+                shared: reader,
+                readable,
+                _other: None,
+            },
+            writer: StreamWriter {
+                id,
+                shared: writer,
+                writable,
+                queue,
+                silent: false,
+            },
         }
     }
 }
 
 fn cut_off() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionReset, "The client's stream was cut off")
+    io::Error::new(
+        io::ErrorKind::ConnectionReset,
+        "The client's stream was cut off",
+    )
 }
 
 impl StreamReader {
@@ -95,7 +125,11 @@ impl StreamWriter {
                 Some(0) => {}
                 Some(allowed) => {
                     let (id, bytes) = (self.id, bytes.split_to(allowed));
-                    let frame = Frame::Data { id, fin: false, bytes };
+                    let frame = Frame::Data {
+                        id,
+                        fin: false,
+                        bytes,
+                    };
                     self.queue.send(frame).await.map_err(|_| cut_off())?;
                     continue;
                 }
@@ -111,13 +145,20 @@ impl StreamWriter {
             return Err(cut_off());
         }
         let (id, bytes) = (self.id, Bytes::new());
-        let frame = Frame::Data { id, fin: true, bytes };
+        let frame = Frame::Data {
+            id,
+            fin: true,
+            bytes,
+        };
         self.queue.send(frame).await.map_err(|_| cut_off())
     }
 }
 
 impl Drop for StreamWriter {
     fn drop(&mut self) {
+        if self.silent {
+            self.shared.table().finish(self.id);
+        }
         if self.shared.table().drop_writer(self.id) {
             let (id, reason) = (self.id, reset::CANCEL);
             self.shared.control(Frame::RstStream { id, reason });

@@ -106,7 +106,11 @@ impl Table {
     }
 
     /// The peer opens a stream. `Ok(None)`: there are too many.
-    pub(crate) fn open(&mut self, id: u32, fin: bool) -> Result<Option<[Arc<Notify>; 2]>, Violation> {
+    pub(crate) fn open(
+        &mut self,
+        id: u32,
+        fin: bool,
+    ) -> Result<Option<[Arc<Notify>; 2]>, Violation> {
         if id.is_multiple_of(2) || id <= self.last {
             return Err(Violation::StreamId(id));
         }
@@ -372,7 +376,11 @@ impl Table {
     /// Bytes that wait in all streams, and streams.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn held(&self) -> (usize, usize) {
-        let sum = self.streams.values().map(|entry| entry.waiting).sum::<usize>();
+        let sum = self
+            .streams
+            .values()
+            .map(|entry| entry.waiting)
+            .sum::<usize>();
         assert_eq!(self.waiting, sum);
         (sum, self.streams.len())
     }

@@ -35,7 +35,11 @@ impl Protocol {
     ];
 
     const fn new(base64: bool, json: bool, close: bool) -> Self {
-        Self { base64, json, close }
+        Self {
+            base64,
+            json,
+            close,
+        }
     }
 
     /// Reads a message.
@@ -98,7 +102,10 @@ mod tests {
             assert_eq!(protocol.decode(Bytes::new()), None, "{name}");
         }
         let [(_, v5), (_, v4), (_, base64), ..] = Protocol::COMMAND;
-        assert_eq!(v5.decode(Bytes::from_static(&[255, 0])), Some(Input::End(0)));
+        assert_eq!(
+            v5.decode(Bytes::from_static(&[255, 0])),
+            Some(Input::End(0))
+        );
         assert_eq!(v5.decode(Bytes::from_static(&[255])), None);
         let plain = Input::Data(255, Bytes::from_static(&[0]));
         assert_eq!(v4.decode(Bytes::from_static(&[255, 0])), Some(plain));

@@ -116,7 +116,13 @@ impl Connection {
     /// Closes the connection when everything is sent: every writer must have been dropped. Waits for
     /// the client's own Close, but not for ever.
     pub(crate) async fn finish(self) {
-        let Self { queue, gone, mut reader, mut writer, linger } = self;
+        let Self {
+            queue,
+            gone,
+            mut reader,
+            mut writer,
+            linger,
+        } = self;
         drop(queue);
         let farewell = async {
             let _ = (&mut writer).await;

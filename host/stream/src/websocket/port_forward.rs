@@ -39,7 +39,11 @@ pub(crate) async fn serve<T>(
                 return;
             }
         }
-        let streams = (Source::Channel(reader), Sink::Channel(data), Sink::Channel(error));
+        let streams = (
+            Source::Channel(reader),
+            Sink::Channel(data),
+            Sink::Channel(error),
+        );
         forwards.push(forward::run(backend, (pod, *port), streams));
     }
     tokio::select! {

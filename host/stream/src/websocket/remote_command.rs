@@ -26,8 +26,7 @@ pub(crate) async fn serve<T>(
 {
     let socket = super::start(io).await;
     let wants = session::wants(call);
-    let (connection, readers) =
-        Connection::start(socket, protocol, &[STDIN, RESIZE], limits);
+    let (connection, readers) = Connection::start(socket, protocol, &[STDIN, RESIZE], limits);
     let mut readers = readers.into_iter();
     let (stdin, resize) = (readers.next(), readers.next());
     let writer = |channel, wanted: bool| wanted.then(|| connection.writer(channel));

@@ -73,10 +73,14 @@ where
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(context).map_err(io::Error::other)
+        Pin::new(&mut self.socket)
+            .poll_flush(context)
+            .map_err(io::Error::other)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_close(context).map_err(io::Error::other)
+        Pin::new(&mut self.socket)
+            .poll_close(context)
+            .map_err(io::Error::other)
     }
 }

@@ -129,9 +129,9 @@ async fn port_forward_reaches_a_port_many_times() {
         let check = move || {
             let mut child = command.spawn().unwrap();
             let mut line = String::new();
-            BufReader::new(child.stdout.take().unwrap())
-                .read_line(&mut line)
-                .unwrap();
+            // Kept open: kubectl writes a line for each connection.
+            let mut told = BufReader::new(child.stdout.take().unwrap());
+            told.read_line(&mut line).unwrap();
             // "Forwarding from 127.0.0.1:40001 -> 80"
             let address = line.split(' ').nth(2).unwrap().to_owned();
             let clients = (0..20).map(|number: usize| {

@@ -10,6 +10,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,7 +88,8 @@ impl Backend for Local {
         };
         let exit = async move {
             let status = child.wait().await.map_err(|error| error.to_string())?;
-            status.code().ok_or_else(|| "it was killed".to_owned())
+            let signal = || status.signal().map(|signal| 128 + signal);
+            (status.code().or_else(signal)).ok_or_else(|| "it has no status".to_owned())
         };
         Ok(Process {
             stdin: stdin.filter(|_| wants.stdin),
@@ -95,23 +97,19 @@ impl Backend for Local {
             stderr,
             resize: Box::new(set_size),
             exit: exit.boxed(),
-            ends_with_stdin: false,
         })
     }
 
-    /// "Attaches" to a process that is as good as any that runs: the session ends with its input.
+    /// "Attaches" to a process that ends with its input, as a session that is detached does.
     async fn attach(&self, request: &AttachRequest) -> Result<Process, String> {
         let command = ["cat"].map(str::to_owned).to_vec();
         let (container, wants) = (request.container.clone(), request.wants);
-        let mut process = self
-            .exec(&ExecRequest {
-                container,
-                command,
-                wants,
-            })
-            .await?;
-        process.ends_with_stdin = true;
-        Ok(process)
+        self.exec(&ExecRequest {
+            container,
+            command,
+            wants,
+        })
+        .await
     }
 
     async fn forward(&self, _: &str, port: u16) -> Result<(Reader, Writer), String> {
@@ -122,7 +120,7 @@ impl Backend for Local {
 }
 
 pub(crate) struct Running {
-    pub(crate) server: Server,
+    pub(crate) _server: Server,
     pub(crate) urls: Urls,
 }
 
@@ -135,7 +133,10 @@ pub(crate) async fn start(limits: Limits) -> Running {
     };
     let server = Server::start(config, Arc::new(Local)).await.unwrap();
     let urls = server.urls();
-    Running { server, urls }
+    Running {
+        _server: server,
+        urls,
+    }
 }
 
 pub(crate) fn wants(streams: &str) -> Wants {

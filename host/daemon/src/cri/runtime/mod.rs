@@ -24,14 +24,21 @@ pub(crate) struct RuntimeApi {
     pub(super) config: Arc<Config>,
     pub(super) sandboxes: Sandboxes,
     pub(super) images: ImageStore,
+    pub(super) streams: bulkhead_stream::Urls,
 }
 
 impl RuntimeApi {
-    pub(crate) fn new(config: Arc<Config>, sandboxes: Sandboxes, images: ImageStore) -> Self {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        sandboxes: Sandboxes,
+        images: ImageStore,
+        streams: bulkhead_stream::Urls,
+    ) -> Self {
         Self {
             config,
             sandboxes,
             images,
+            streams,
         }
     }
 }

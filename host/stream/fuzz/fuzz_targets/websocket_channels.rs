@@ -1,0 +1,3 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|message: &[u8]| bulkhead_stream::fuzzing::channels(message));
