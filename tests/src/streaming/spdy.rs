@@ -155,43 +155,41 @@ impl<T: AsyncRead + AsyncWrite> Reader<T> {
     /// # Errors
     /// The connection broke, or the server sent what no server sends.
     pub async fn next(&mut self) -> Result<Option<Event>> {
-        loop {
-            let mut head = [0; 8];
-            match self.0.read_exact(&mut head).await {
-                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
-                result => result?,
-            };
-            let first = u32::from_be_bytes(head[..4].try_into()?);
-            let second = u32::from_be_bytes(head[4..].try_into()?);
-            let mut content = vec![0; (second & 0x00ff_ffff) as usize];
-            self.0.read_exact(&mut content).await?;
-            if first & 0x8000_0000 == 0 {
-                return Ok(Some(match (second >> 24, content.is_empty()) {
-                    (1, true) => Event::Fin(first),
-                    (0, _) => Event::Data(first, content),
-                    _ => bail!("Data with FIN: this server sends FIN alone"),
-                }));
-            }
-            let number = |index: usize| -> Result<u32> {
-                let bytes = content
-                    .get(4 * index..4 * index + 4)
-                    .context("A frame is short")?;
-                Ok(u32::from_be_bytes(bytes.try_into()?))
-            };
-            return Ok(Some(match first & 0xffff {
-                2 => Event::Reply(number(0)?),
-                3 => Event::Reset(number(0)?, number(1)?),
-                4 => {
-                    let pair = |index| Ok((number(1 + 2 * index)?, number(2 + 2 * index)?));
-                    let pairs: Result<_> = (0..number(0)? as usize).map(pair).collect();
-                    Event::Settings(pairs?)
-                }
-                6 => Event::Ping(number(0)?),
-                7 => Event::GoAway(number(1)?),
-                9 => Event::WindowUpdate(number(0)?, number(1)?),
-                kind => bail!("The server sent a control frame of type {kind}"),
+        let mut head = [0; 8];
+        match self.0.read_exact(&mut head).await {
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+            result => result?,
+        };
+        let first = u32::from_be_bytes(head[..4].try_into()?);
+        let second = u32::from_be_bytes(head[4..].try_into()?);
+        let mut content = vec![0; (second & 0x00ff_ffff) as usize];
+        self.0.read_exact(&mut content).await?;
+        if first & 0x8000_0000 == 0 {
+            return Ok(Some(match (second >> 24, content.is_empty()) {
+                (1, true) => Event::Fin(first),
+                (0, _) => Event::Data(first, content),
+                _ => bail!("Data with FIN: this server sends FIN alone"),
             }));
         }
+        let number = |index: usize| -> Result<u32> {
+            let bytes = content
+                .get(4 * index..4 * index + 4)
+                .context("A frame is short")?;
+            Ok(u32::from_be_bytes(bytes.try_into()?))
+        };
+        Ok(Some(match first & 0xffff {
+            2 => Event::Reply(number(0)?),
+            3 => Event::Reset(number(0)?, number(1)?),
+            4 => {
+                let pair = |index| Ok((number(1 + 2 * index)?, number(2 + 2 * index)?));
+                let pairs: Result<_> = (0..number(0)? as usize).map(pair).collect();
+                Event::Settings(pairs?)
+            }
+            6 => Event::Ping(number(0)?),
+            7 => Event::GoAway(number(1)?),
+            9 => Event::WindowUpdate(number(0)?, number(1)?),
+            kind => bail!("The server sent a control frame of type {kind}"),
+        }))
     }
 }
 

@@ -179,11 +179,9 @@ async fn a_client_that_has_windows_must_keep_to_ours() {
     let url = running.exec("stdin stdout", &["sleep", "1000"]);
     let mut command = Command::connect(&url, &["stdin", "stdout"]).await.unwrap();
     let told = async |command: &mut Command<_>, id: u32| loop {
-        match command.reader.next().await.unwrap().unwrap() {
-            Event::Settings(pairs) => {
-                return pairs.into_iter().find(|pair| pair.0 == id).unwrap().1 as usize;
-            }
-            _ => {}
+        let event = command.reader.next().await.unwrap().unwrap();
+        if let Event::Settings(pairs) = event {
+            return pairs.into_iter().find(|pair| pair.0 == id).unwrap().1 as usize;
         }
     };
     let window = told(&mut command, 7).await;

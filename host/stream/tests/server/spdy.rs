@@ -156,7 +156,7 @@ async fn older_versions_have_plain_words_for_errors() {
     ] {
         let versions: Vec<&str> = Some(version)
             .into_iter()
-            .filter(|name| *name != "")
+            .filter(|name| !name.is_empty())
             .collect();
         for (script, told) in [
             (
