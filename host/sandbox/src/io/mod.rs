@@ -4,6 +4,9 @@ mod line;
 mod log;
 mod pump;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use log::Log;
 #[cfg(test)]
 mod tests;

@@ -179,7 +179,8 @@ async fn a_client_that_has_windows_must_keep_to_ours() {
     let url = running.exec("stdin stdout", &["sleep", "1000"]);
     let mut command = Command::connect(&url, &["stdin", "stdout"]).await.unwrap();
     let told = async |command: &mut Command<_>, id: u32| loop {
-        if let Event::Settings(pairs) = command.reader.next().await.unwrap().unwrap() {
+        let event = command.reader.next().await.unwrap().unwrap();
+        if let Event::Settings(pairs) = event {
             return pairs.into_iter().find(|pair| pair.0 == id).unwrap().1 as usize;
         }
     };
