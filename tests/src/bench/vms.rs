@@ -3,7 +3,7 @@
 
 use crate::artifacts::artifact;
 use anyhow::{Context, Result, ensure};
-use bulkhead_vmm_api::{DiskSlot, GUEST_CMDLINE, NetworkLimits, Reply, Request};
+use bulkhead_vmm_api::{DiskSlot, GUEST_CMDLINE, NetworkLimits, RateLimits, Reply, Request};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
@@ -178,7 +178,13 @@ fn bulkhead(parts: Parts<'_>) -> Result<Machine> {
     }
     if let Some(disk) = parts.disk {
         let slot = DiskSlot::ReadOnly(0);
-        let reply = vm.ask(&Request::BindDisk { slot }, &[&File::open(disk)?]);
+        let reply = vm.ask(
+            &Request::BindDisk {
+                slot,
+                limits: RateLimits::default(),
+            },
+            &[&File::open(disk)?],
+        );
         ensure!(reply == Reply::Done, "{reply:?}");
     }
     Ok(Machine::Bulkhead(Box::new(vm)))

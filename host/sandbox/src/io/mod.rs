@@ -4,9 +4,6 @@ mod line;
 mod log;
 mod pump;
 
-#[cfg(test)]
-mod tests;
-
 pub(crate) use log::Log;
 #[cfg(test)]
 mod tests;
