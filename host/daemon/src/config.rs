@@ -199,6 +199,10 @@ impl Config {
             within(value, 1, most, key)?;
         }
         for (name, runtime) in &config.runtimes {
+            anyhow::ensure!(
+                !runtime.vhost_net || runtime.network_limits().is_none(),
+                "runtimes.{name} has vhost_net and limits of the network; vhost-net cannot limit"
+            );
             let within = |value: u64, least: u64, most: u64, key: &str| {
                 within(value, least, most, &format!("runtimes.{name}.{key}"))
             };

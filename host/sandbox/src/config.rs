@@ -1,7 +1,7 @@
 //! What the daemon's configuration says about pods.
 
 use bulkhead_network::NetworkConfig;
-use bulkhead_vmm_api::{Rate, RateLimits};
+use bulkhead_vmm_api::{NetworkLimits, Rate, RateLimits};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -90,6 +90,16 @@ pub struct RuntimeConfig {
     pub allow_spoofing: bool,
     /// Annotations of a pod may ask for addresses, a MAC and aliases.
     pub network_annotations: bool,
+    /// The most packets that a pod receives in a second; 0 is no limit.
+    pub ingress_max_packets_per_second: u64,
+    /// The most data that a pod receives in a second, in MiB; 0 is no limit.
+    pub ingress_max_mib_per_second: u64,
+    /// The most packets that a pod sends in a second; 0 is no limit.
+    pub egress_max_packets_per_second: u64,
+    /// The most data that a pod sends in a second, in MiB; 0 is no limit.
+    pub egress_max_mib_per_second: u64,
+    /// The node's kernel moves packets between taps and guests; without limits only.
+    pub vhost_net: bool,
 }
 
 impl Default for RuntimeConfig {
@@ -110,6 +120,36 @@ impl Default for RuntimeConfig {
             boot_timeout_seconds: 30,
             allow_spoofing: false,
             network_annotations: false,
+            ingress_max_packets_per_second: 0,
+            ingress_max_mib_per_second: 0,
+            egress_max_packets_per_second: 0,
+            egress_max_mib_per_second: 0,
+            vhost_net: false,
+        }
+    }
+}
+
+impl RuntimeConfig {
+    /// The limits of a pod's network interface. After a pause it may do at once what it may do in a second.
+    #[must_use]
+    pub fn network_limits(&self) -> NetworkLimits {
+        let rate = |per_second: u64| {
+            let burst = per_second;
+            (per_second > 0).then_some(Rate { per_second, burst })
+        };
+        let limits = |packets, mebibytes: u64| RateLimits {
+            ops: rate(packets),
+            bytes: rate(mebibytes.saturating_mul(1 << 20)),
+        };
+        NetworkLimits {
+            ingress: limits(
+                self.ingress_max_packets_per_second,
+                self.ingress_max_mib_per_second,
+            ),
+            egress: limits(
+                self.egress_max_packets_per_second,
+                self.egress_max_mib_per_second,
+            ),
         }
     }
 }

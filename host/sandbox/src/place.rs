@@ -5,7 +5,7 @@
 
 use crate::Result;
 use async_trait::async_trait;
-use bulkhead_vmm_api::DiskSlot;
+use bulkhead_vmm_api::{DiskSlot, NetworkLimits};
 use std::os::fd::OwnedFd;
 use tokio::net::UnixStream;
 
@@ -22,7 +22,7 @@ pub(crate) trait Place: Send + Sync {
     async fn unbind_disk(&self, slot: DiskSlot) -> Result<()>;
 
     /// Puts a tap, by its queues, behind the network interface.
-    async fn bind_tap(&self, queues: Vec<OwnedFd>) -> Result<()>;
+    async fn bind_tap(&self, queues: Vec<OwnedFd>, limits: NetworkLimits) -> Result<()>;
 
     /// Waits until the place has ended, and says why. May be awaited often and dropped at any time.
     async fn ended(&self) -> String;

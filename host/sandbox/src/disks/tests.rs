@@ -2,7 +2,7 @@ use super::PodDisks;
 use crate::place::Place;
 use crate::{Result, SandboxError};
 use async_trait::async_trait;
-use bulkhead_vmm_api::DiskSlot;
+use bulkhead_vmm_api::{DiskSlot, NetworkLimits};
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,7 +40,7 @@ impl Place for Slots {
             .push(format!("-{}", slot.serial()));
         Ok(())
     }
-    async fn bind_tap(&self, _: Vec<OwnedFd>) -> Result<()> {
+    async fn bind_tap(&self, _: Vec<OwnedFd>, _: NetworkLimits) -> Result<()> {
         unreachable!("disks have no network")
     }
 

@@ -9,6 +9,7 @@ use bulkhead_cri::v1;
 use bulkhead_network::cni::{Bandwidth, Dns, PortMapping, RuntimeSettings};
 use bulkhead_network::interface::Interface;
 use bulkhead_network::{IpPreference, Mode, PodNetwork, PodRequest};
+use bulkhead_vmm_api::queue_pairs;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -90,14 +91,17 @@ pub(super) async fn bind(
     network: &PodNetwork,
     vcpus: u8,
 ) -> Result<()> {
-    let spoofing = sandbox.lock_record().runtime.allow_spoofing;
+    let (spoofing, limits) = {
+        let runtime = &sandbox.lock_record().runtime;
+        (runtime.allow_spoofing, runtime.network_limits())
+    };
     let networks = &sandbox.services.networks;
-    let queues = u16::try_from(bulkhead_vmm_api::queue_pairs(vcpus)).unwrap_or(1);
+    let queues = u16::try_from(queue_pairs(vcpus)).unwrap_or(1);
     let taps = networks
         .taps(&sandbox.id(), network, queues, spoofing)
         .await?;
     for queues in taps {
-        place.bind_tap(queues).await?;
+        place.bind_tap(queues, limits).await?;
     }
     Ok(())
 }

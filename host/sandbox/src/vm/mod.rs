@@ -20,6 +20,7 @@ use crate::{Result, SandboxError};
 use async_trait::async_trait;
 use bulkhead_vmm_api::{
     DiskSlot, GUEST_CMDLINE, NetworkLimits, RateLimits, Reply, Request, VmmConfig, VmmStatus,
+    queue_pairs,
 };
 use control::Control;
 use process::Process;
@@ -74,6 +75,10 @@ impl Vm {
         let mut feed_control = Control::connect(request.pod, &directory)?;
         feed_control.send(&Request::AcceptGuestConnections).await?;
         let control = Control::connect(request.pod, &directory)?;
+        let vhost_net = match request.network.is_some() && request.runtime.vhost_net {
+            true => vhost_net(request.vcpus)?,
+            false => Vec::new(),
+        };
         let mut files = process::Inherited::default();
         let config = VmmConfig {
             vcpus: request.vcpus,
@@ -87,7 +92,7 @@ impl Vm {
             read_only_slots: request.runtime.read_only_slots,
             read_write_slots: request.runtime.read_write_slots,
             network: request.network.is_some(),
-            vhost_net_fds: Vec::new(),
+            vhost_net_fds: vhost_net.into_iter().map(|fd| files.add(fd)).collect(),
             uid: user.id(),
             gid: user.id(),
             network_namespace_fd: request.network.map(|network| files.add(network)),
@@ -193,9 +198,7 @@ impl Place for Vm {
             .await
     }
 
-    async fn bind_tap(&self, queues: Vec<OwnedFd>) -> Result<()> {
-        // What limits a pod's traffic is the plugins' business.
-        let limits = NetworkLimits::default();
+    async fn bind_tap(&self, queues: Vec<OwnedFd>, limits: NetworkLimits) -> Result<()> {
         self.done("bind a tap", Request::BindTap { limits }, &queues)
             .await
     }
@@ -211,6 +214,23 @@ impl Place for Vm {
         }
         self.process.ended().await;
     }
+}
+
+/// Opens vhost-net for each pair of queues of a VM with so many vCPUs.
+fn vhost_net(vcpus: u8) -> Result<Vec<OwnedFd>> {
+    let open = || match File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/vhost-net")
+    {
+        Ok(file) => Ok(file.into()),
+        Err(error) => Err(SandboxError::NodeUnfit {
+            problem: format!(
+                "/dev/vhost-net cannot be opened ({error}); load the module vhost_net or take `vhost_net` out of the runtime handler"
+            ),
+        }),
+    };
+    (0..queue_pairs(vcpus)).map(|_| open()).collect()
 }
 
 fn open_part(what: &str, option: &str, path: &PathBuf) -> Result<OwnedFd> {
