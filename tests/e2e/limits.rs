@@ -133,8 +133,9 @@ async fn a_vm_that_uses_all_it_has_is_not_killed() {
     let cgroup = format!("/sys/fs/cgroup/{}", info["cgroup"].as_str().unwrap());
     let events = std::fs::read_to_string(format!("{cgroup}/memory.events")).unwrap();
     assert!(events.contains("oom_kill 0"), "{events}");
-    let alive = exec(&node, &app, &["echo", "here"], 30).await.unwrap();
-    assert_eq!(alive.stdout, b"here\n");
+    // The guest's own OOM killer may have ended the container; the VM goes on.
+    let alive = pod.script(&image, "echo here").await.unwrap();
+    assert_eq!(alive.stdout, "here\n");
     pod.remove().await.unwrap();
     node.finish().unwrap();
 }
