@@ -36,15 +36,15 @@ pub async fn run(node: &Node) -> Result<String> {
 }
 
 #[derive(Default, Clone, Copy)]
-struct Memory {
-    resident: u64,
-    private: u64,
+pub(super) struct Memory {
+    pub(super) resident: u64,
+    pub(super) private: u64,
 }
 
 /// The guest's memory and the rest. The VMM keeps guest memory out of core dumps, which marks its
 /// mappings with `dd` (proc_pid_smaps(5)); the kernel and the initramfs are mapped into it from their
 /// files.
-fn resident(smaps: &str) -> [Memory; 2] {
+pub(super) fn resident(smaps: &str) -> [Memory; 2] {
     let mut sums = [Memory::default(); 2];
     let mut mapping = Memory::default();
     let mut image = false;

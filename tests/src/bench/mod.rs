@@ -11,5 +11,6 @@ pub mod net;
 mod peer;
 pub mod pods;
 mod usage;
+pub mod vmm;
 mod vms;
 pub mod vsock;

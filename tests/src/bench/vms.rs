@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 use support::{Images, Shape, Vm, cpio};
 use vsock::{VMADDR_CID_ANY, VsockListener, VsockStream};
 
@@ -59,6 +60,18 @@ pub(super) struct Parts<'a> {
     pub(super) network: Option<bool>,
     /// A read-only disk, `ro0`.
     pub(super) disk: Option<&'a Path>,
+    /// Empty disks besides.
+    pub(super) disks: u8,
+    /// Where QEMU puts its devices.
+    pub(super) transport: Transport,
+}
+
+/// A virtio transport of QEMU's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Transport {
+    #[default]
+    Mmio,
+    Pci,
 }
 
 /// A connection to the guest.
@@ -83,6 +96,10 @@ impl Stream for VsockStream {
 pub(super) struct Guest {
     machine: Machine,
     shell: BufReader<Box<dyn Stream>>,
+    /// From the start of the process until the guest was ready.
+    pub(super) booted_in: Duration,
+    /// The guest's own clock then, in seconds.
+    pub(super) uptime: f64,
 }
 
 enum Machine {
@@ -103,12 +120,20 @@ impl Drop for Machine {
 impl Guest {
     /// Boots a guest with 1 vCPU.
     pub(super) fn boot(kind: Kind, parts: Parts<'_>) -> Result<Self> {
-        let machine = match kind {
+        let began = Instant::now();
+        let (machine, said) = match kind {
             Kind::Bulkhead => bulkhead(parts)?,
             Kind::Qemu => qemu(parts)?,
         };
+        let booted_in = began.elapsed();
+        let uptime = said.split_whitespace().nth(1).context("No uptime")?;
         let shell = BufReader::new(machine.connect(COMMANDS)?);
-        let mut guest = Self { machine, shell };
+        let mut guest = Self {
+            machine,
+            shell,
+            booted_in,
+            uptime: uptime.parse()?,
+        };
         if parts.network.is_some() {
             support::configure(TAP, &format!("{HOST}/24"));
             ensure!(
@@ -118,6 +143,26 @@ impl Guest {
             while guest.ask("carrier")? != "1" {}
         }
         Ok(guest)
+    }
+
+    /// The VMM's process.
+    pub(super) fn process(&self) -> u32 {
+        match &self.machine {
+            Machine::Bulkhead(vm) => vm.child.id(),
+            Machine::Qemu(child) => child.id(),
+        }
+    }
+
+    /// How often the guest left for each device of Bulkhead's.
+    pub(super) fn devices(&mut self) -> Option<String> {
+        let Machine::Bulkhead(vm) = &mut self.machine else {
+            return None;
+        };
+        let devices = vm.status().devices.into_iter();
+        let each: Vec<String> = devices
+            .map(|device| format!("{} {}", device.device, device.accesses))
+            .collect();
+        Some(each.join(", "))
     }
 
     /// Gives a command without waiting for its answer.
@@ -162,13 +207,15 @@ fn images() -> Result<Images> {
     Ok(Images { kernel, initrd })
 }
 
-fn bulkhead(parts: Parts<'_>) -> Result<Machine> {
+fn bulkhead(parts: Parts<'_>) -> Result<(Machine, String)> {
     let mut shape = Shape::new(&images()?);
     shape.memory_mib = 256;
     shape.network = parts.network.is_some();
     shape.vhost_net = parts.network == Some(true);
+    shape.read_only_slots = parts.disks + u8::from(parts.disk.is_some());
+    shape.read_write_slots = 0;
     let mut vm = Vm::start(&shape);
-    vm.ready();
+    let said = vm.ready();
     if shape.network {
         let tap = support::tap(TAP, 1);
         let tap: Vec<&File> = tap.iter().collect();
@@ -187,27 +234,37 @@ fn bulkhead(parts: Parts<'_>) -> Result<Machine> {
         );
         ensure!(reply == Reply::Done, "{reply:?}");
     }
-    Ok(Machine::Bulkhead(Box::new(vm)))
+    Ok((Machine::Bulkhead(Box::new(vm)), said))
 }
 
-fn qemu(parts: Parts<'_>) -> Result<Machine> {
+fn qemu(parts: Parts<'_>) -> Result<(Machine, String)> {
     let images = images()?;
     let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, ANNOUNCE_PORT)
         .context("Cannot listen on vsock; is vhost_vsock loaded?")?;
     let mut command = Command::new("qemu-system-x86_64");
-    command
-        .args("-M microvm,rtc=off,pic=off,pit=off -accel kvm -cpu host -smp 1 -m 256M".split(' '));
+    let (machine, on, cmdline) = match parts.transport {
+        Transport::Mmio => ("", "device", GUEST_CMDLINE.to_owned()),
+        Transport::Pci => (",pcie=on", "pci", GUEST_CMDLINE.replace("pci=off ", "")),
+    };
+    command.args(["-M", &format!("microvm,rtc=off,pic=off,pit=off{machine}")]);
+    command.args("-accel kvm -cpu host -smp 1 -m 256M".split(' '));
     command.args("-nodefaults -no-user-config -display none -no-reboot -serial null".split(' '));
     command.arg("-kernel").arg(&images.kernel);
     command.arg("-initrd").arg(&images.initrd);
-    command.args(["-append", GUEST_CMDLINE]);
-    command.args(["-device", &format!("vhost-vsock-device,guest-cid={CID}")]);
-    command.args(["-device", "virtio-rng-device"]);
+    command.args(["-append", &cmdline]);
+    command.args(["-device", &format!("vhost-vsock-{on},guest-cid={CID}")]);
+    command.args(["-device", &format!("virtio-rng-{on}")]);
+    for index in 0..parts.disks {
+        let drive = format!("if=none,id=e{index},driver=null-co,size=0");
+        command.args(["-drive", &drive]);
+        let device = format!("virtio-blk-{on},drive=e{index},serial=e{index}");
+        command.args(["-device", &device]);
+    }
     if let Some(vhost) = parts.network {
         let vhost = if vhost { "on" } else { "off" };
         let netdev = format!("tap,id=n0,ifname={TAP},script=no,downscript=no,vhost={vhost}");
         command.args(["-netdev", &netdev]);
-        command.args(["-device", "virtio-net-device,netdev=n0"]);
+        command.args(["-device", &format!("virtio-net-{on},netdev=n0")]);
     }
     if let Some(disk) = parts.disk {
         let drive = format!(
@@ -215,10 +272,11 @@ fn qemu(parts: Parts<'_>) -> Result<Machine> {
             disk.display()
         );
         command.args(["-drive", &drive]);
-        command.args(["-device", "virtio-blk-device,drive=d0,serial=ro0"]);
+        command.args(["-device", &format!("virtio-blk-{on},drive=d0,serial=ro0")]);
     }
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
     let machine = Machine::Qemu(child);
-    listener.accept()?;
-    Ok(machine)
+    let mut said = String::new();
+    listener.accept()?.0.read_to_string(&mut said)?;
+    Ok((machine, said))
 }
