@@ -2,47 +2,49 @@
 
 use super::Finding;
 use crate::config::Config;
-use std::path::Path;
+use bulkhead_network::{Mode, NetworkConfig};
+use std::path::{Path, PathBuf};
 
 /// Below this many bytes free, pulls and scratch disks soon fail.
 const LITTLE_ROOM: u64 = 2 << 30;
-/// Where CNI's configuration lists are.
-const CNI_CONFIG: &str = "/etc/cni/net.d";
-/// Where CNI's plugins are.
-const CNI_PLUGINS: [&str; 2] = ["/opt/cni/bin", "/usr/lib/cni"];
-
-/// Pods have a loopback interface only until CNI is used, so its absence is no failure.
-pub(super) fn cni() -> Finding {
-    let lists = std::fs::read_dir(CNI_CONFIG)
-        .into_iter()
+/// Whether there is a network for pods. A warning only: on many nodes a pod of the network's own brings the
+/// configuration later.
+pub(super) fn cni(config: &NetworkConfig) -> Finding {
+    if config.mode == Mode::None {
+        return Finding::ok("cni", "pods have their loopback interface only, by network.mode");
+    }
+    let lists = config.config_directories.iter().flat_map(std::fs::read_dir);
+    let count = lists
         .flatten()
-        .flatten();
-    let lists = lists
+        .flatten()
         .filter(|entry| {
             let path = entry.path();
             let ending = path.extension().and_then(|ending| ending.to_str());
             matches!(ending, Some("conf" | "conflist" | "json"))
         })
         .count();
-    let plugins = CNI_PLUGINS
-        .into_iter()
-        .find(|path| Path::new(path).is_dir());
-    match (lists, plugins) {
+    let plugins = config.plugin_directories.iter().find(|path| path.is_dir());
+    match (count, plugins) {
         (0, _) => Finding::warning(
             "cni",
-            format!("no network configuration in {CNI_CONFIG}"),
-            "nothing yet: this version gives pods a loopback interface only",
+            format!("no network configuration in {}", list(&config.config_directories)),
+            "install one; until then pods are refused, unless network.mode is \"none\"",
         ),
         (count, Some(path)) => Finding::ok(
             "cni",
-            format!("{count} configuration(s), plugins in {path}"),
+            format!("{count} configuration(s), plugins in {}", path.display()),
         ),
         (_, None) => Finding::warning(
             "cni",
-            format!("configuration in {CNI_CONFIG}, but no plugins"),
-            format!("install the plugins into {}", CNI_PLUGINS[0]),
+            "there is a network configuration, but no plugins",
+            format!("install the plugins into one of {}", list(&config.plugin_directories)),
         ),
     }
+}
+
+fn list(directories: &[PathBuf]) -> String {
+    let directories = directories.iter().map(|path| path.display().to_string());
+    directories.collect::<Vec<_>>().join(", ")
 }
 
 pub(super) fn disk(root: &Path) -> Finding {
