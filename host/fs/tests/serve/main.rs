@@ -14,7 +14,8 @@ mod driver;
 use driver::Driver;
 use rustix::fs::{CWD, FileType, Mode, mkdirat, mknodat};
 use rustix::mount::{
-    MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount,
+    MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    mount, mount_change, move_mount, open_tree, unmount,
 };
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 use std::fs::{self, File};
@@ -82,13 +83,17 @@ impl Served {
         if read_only {
             set_read_only(volume.as_fd(), true);
         }
+        self.attach(&volume, name);
+    }
+
+    fn attach(&self, volume: &OwnedFd, name: &str) {
         self.inside(|| {
             // A second mount of the same file system, which can be written to.
             let root = detached(Path::new("/"));
             set_read_only(root.as_fd(), false);
             mkdirat(&root, name, Mode::from_raw_mode(0o700)).unwrap();
             let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-            move_mount(&volume, "", CWD, format!("/{name}"), flags).unwrap();
+            move_mount(volume, "", CWD, format!("/{name}"), flags).unwrap();
         });
     }
 
@@ -155,17 +160,20 @@ fn detached(source: &Path) -> OwnedFd {
     open_tree(CWD, source, flags).unwrap()
 }
 
-/// mount_setattr(2) on the whole of a detached mount.
-fn set_read_only(mount: BorrowedFd<'_>, read_only: bool) {
+fn set_read_only(volume: BorrowedFd<'_>, read_only: bool) {
     let flag = u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits());
     let (set, clear) = if read_only { (flag, 0) } else { (0, flag) };
-    let attributes = [set, clear, 0, 0];
+    set_attributes(volume, [set, clear, 0, 0]);
+}
+
+/// mount_setattr(2): attributes to set and to clear, propagation, user namespace.
+fn set_attributes(volume: BorrowedFd<'_>, attributes: [u64; 4]) {
     // SAFETY: the path is an empty string, the attributes are four numbers as the kernel expects them,
     // both outlive the call.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            mount.as_raw_fd(),
+            volume.as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH,
             attributes.as_ptr(),
@@ -269,4 +277,41 @@ fn no_device_is_made_and_nothing_at_the_root() {
         device,
     )
     .unwrap();
+}
+
+#[test]
+fn a_mount_that_appears_on_the_host_later_is_in_the_volume() {
+    let mut served = Served::start();
+    let source = served.directory.path().join("volume");
+    fs::create_dir(&source).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // The host of this test is a namespace of its own.
+            let own = UnshareFlags::FS | UnshareFlags::NEWNS;
+            // SAFETY: descriptors are not unshared.
+            unsafe { unshare_unsafe(own) }.unwrap();
+            let all = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+            mount_change("/", all).unwrap();
+            mount("none", &source, "tmpfs", MountFlags::empty(), None).unwrap();
+            mount_change(&source, MountPropagationFlags::SHARED).unwrap();
+            for name in ["slave", "private"] {
+                let volume = detached(&source);
+                let propagation = match name {
+                    "slave" => libc::MS_SLAVE,
+                    _ => libc::MS_PRIVATE,
+                };
+                set_attributes(volume.as_fd(), [0, 0, propagation, 0]);
+                served.attach(&volume, name);
+            }
+            let later = source.join("later");
+            fs::create_dir(&later).unwrap();
+            mount("none", &later, "tmpfs", MountFlags::empty(), None).unwrap();
+            fs::write(later.join("file"), "").unwrap();
+            for (name, found) in [("slave", true), ("private", false)] {
+                let volume = served.look_up(ROOT, name).unwrap();
+                let later = served.look_up(volume, "later").unwrap();
+                assert_eq!(served.look_up(later, "file").is_ok(), found, "{name}");
+            }
+        });
+    });
 }
