@@ -29,25 +29,31 @@ const KEPT: CapabilitySet = CapabilitySet::CHOWN
 /// Mount points that the root has room for.
 const MAX_INODES: &str = "4096";
 
-/// What is left of `/proc`.
+/// What the process still has in its cage.
 #[derive(Debug)]
-pub(crate) struct Proc {
+pub(crate) struct Caged {
+    /// The most descriptors: what was asked for, or less where the host's limit is lower.
+    pub(crate) limit: u64,
     /// The process's own descriptors, the root of a mount that is nowhere else.
     pub(crate) descriptors: File,
     /// The process's own mount table, open for reading.
     pub(crate) mounts: File,
 }
 
-/// Enters the cage. Must be called while there is only one thread.
+/// Enters the cage with at most so many descriptors. Must be called while there is only one thread.
 ///
 /// # Errors
 /// [`Error::Host`]; the process is then somewhere half way and must end.
-pub(crate) fn enter(descriptors: u64) -> Result<Proc, Error> {
+pub(crate) fn enter(descriptors: u64) -> Result<Caged, Error> {
     namespaces()?;
-    let proc = empty_root()?;
-    limits(descriptors)?;
+    let (own, mounts) = empty_root()?;
+    let limit = limits(descriptors)?;
     capabilities()?;
-    Ok(proc)
+    Ok(Caged {
+        limit,
+        descriptors: own,
+        mounts,
+    })
 }
 
 fn namespaces() -> Result<(), Error> {
@@ -60,7 +66,8 @@ fn namespaces() -> Result<(), Error> {
 }
 
 /// Makes an empty file system the root, read-only for this process, and leaves everything else behind.
-fn empty_root() -> Result<Proc, Error> {
+/// Answers what it keeps of `/proc`: its own descriptors and its mount table.
+fn empty_root() -> Result<(File, File), Error> {
     use rustix::mount as sys;
     let failed = || Error::host("make an empty root directory");
     // Volumes that come later may receive mounts of the host; what this process has inherited must not.
@@ -103,13 +110,13 @@ fn empty_root() -> Result<Proc, Error> {
     let read = OFlags::RDONLY | OFlags::CLOEXEC;
     let mounts = openat(&proc, "self/mountinfo", read, Mode::empty())
         .map_err(Error::host("keep /proc/self/mountinfo"))?;
-    Ok(Proc {
-        descriptors: descriptors.into(),
-        mounts: mounts.into(),
-    })
+    Ok((descriptors.into(), mounts.into()))
 }
 
-fn limits(descriptors: u64) -> Result<(), Error> {
+/// Answers how many descriptors the process may have: never more than the hard limit that it came with.
+fn limits(descriptors: u64) -> Result<u64, Error> {
+    let before = rustix::process::getrlimit(Resource::Nofile).maximum;
+    let descriptors = before.map_or(descriptors, |before| before.min(descriptors));
     for (resource, most) in [
         (Resource::Nofile, descriptors),
         // What volumes hold does not go into a file.
@@ -125,7 +132,7 @@ fn limits(descriptors: u64) -> Result<(), Error> {
         };
         rustix::process::setrlimit(resource, limit).map_err(Error::host("limit resources"))?;
     }
-    Ok(())
+    Ok(descriptors)
 }
 
 fn capabilities() -> Result<(), Error> {

@@ -20,7 +20,8 @@ pub(crate) const OWN_DESCRIPTORS: u64 = 64;
 pub(crate) struct Config {
     /// A listening `SOCK_STREAM` Unix socket, inherited; 3 or higher.
     pub(crate) listener_fd: RawFd,
-    /// The most descriptors (RLIMIT_NOFILE), and so how many files the guest can have open.
+    /// The most descriptors (RLIMIT_NOFILE), and so how many files the guest can have open; fewer where
+    /// the hard limit that the process comes with is lower.
     pub(crate) descriptors: u64,
     /// How many requests are served at once, 1 to 16.
     pub(crate) threads: usize,

@@ -31,8 +31,8 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), Error> {
     let (config, listener) = config::read(std::io::stdin().lock())?;
-    let cage = cage::enter(config.descriptors)?;
-    let file_system = serve::file_system(&config, cage)?;
+    let caged = cage::enter(config.descriptors)?;
+    let file_system = serve::file_system(caged, config.threads)?;
     seccomp::confine()?;
     serve::serve(file_system, listener, config.threads)
 }

@@ -1,7 +1,7 @@
 //! The file system and the connection.
 
-use crate::cage::Proc;
-use crate::config::{Config, OWN_DESCRIPTORS};
+use crate::cage::Caged;
+use crate::config::OWN_DESCRIPTORS;
 use crate::error::Error;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -16,8 +16,15 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 /// The pod's volumes: what is mounted below the root.
 ///
 /// # Errors
-/// [`Error::Host`].
-pub(crate) fn file_system(config: &Config, proc: Proc) -> Result<PassthroughFs, Error> {
+/// [`Error::Host`]; [`Error::Config`] when the host allows too few descriptors.
+pub(crate) fn file_system(caged: Caged, threads: usize) -> Result<PassthroughFs, Error> {
+    let own = OWN_DESCRIPTORS + threads as u64;
+    let guest_fd_limit = caged.limit.checked_sub(own).ok_or_else(|| {
+        let limit = caged.limit;
+        Error::Config(format!(
+            "the host allows {limit} descriptors, fewer than the {own} of the program"
+        ))
+    })?;
     let config = passthrough::Config {
         // What the host changes must be seen at once: the guest asks for names and attributes each time.
         entry_timeout: Duration::ZERO,
@@ -28,15 +35,15 @@ pub(crate) fn file_system(config: &Config, proc: Proc) -> Result<PassthroughFs, 
         writeback: false,
         root_dir: "/".to_owned(),
         xattr: true,
-        proc_sfd_rawfd: Some(proc.descriptors),
-        proc_mountinfo_rawfd: Some(proc.mounts),
+        proc_sfd_rawfd: Some(caged.descriptors),
+        proc_mountinfo_rawfd: Some(caged.mounts),
         announce_submounts: true,
         inode_file_handles: InodeFileHandlesMode::Prefer,
         // With timeouts of zero the attributes that come along would be thrown away.
         readdirplus: false,
         allow_direct_io: true,
         killpriv_v2: true,
-        guest_fd_limit: config.descriptors - OWN_DESCRIPTORS - config.threads as u64,
+        guest_fd_limit,
         ..passthrough::Config::default()
     };
     PassthroughFs::new(config).map_err(Error::host("prepare the file system"))
