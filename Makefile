@@ -30,6 +30,7 @@ lint: deps
 unit: deps
 	cargo test --locked --workspace --quiet --exclude bulkhead-tests
 	cargo test --locked --package bulkhead-tests --test docs --quiet
+	cd host/fs && CARGO_TARGET_DIR=../../target/fs cargo test --locked --quiet
 
 # The VMM with real guests and the agent's engine, each without the other.
 guest: build
