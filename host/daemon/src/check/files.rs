@@ -11,7 +11,10 @@ const LITTLE_ROOM: u64 = 2 << 30;
 /// configuration later.
 pub(super) fn cni(config: &NetworkConfig) -> Finding {
     if config.mode == Mode::None {
-        return Finding::ok("cni", "pods have their loopback interface only, by network.mode");
+        return Finding::ok(
+            "cni",
+            "pods have their loopback interface only, by network.mode",
+        );
     }
     let lists = config.config_directories.iter().flat_map(std::fs::read_dir);
     let count = lists
@@ -27,7 +30,10 @@ pub(super) fn cni(config: &NetworkConfig) -> Finding {
     match (count, plugins) {
         (0, _) => Finding::warning(
             "cni",
-            format!("no network configuration in {}", list(&config.config_directories)),
+            format!(
+                "no network configuration in {}",
+                list(&config.config_directories)
+            ),
             "install one; until then pods are refused, unless network.mode is \"none\"",
         ),
         (count, Some(path)) => Finding::ok(
@@ -37,7 +43,10 @@ pub(super) fn cni(config: &NetworkConfig) -> Finding {
         (_, None) => Finding::warning(
             "cni",
             "there is a network configuration, but no plugins",
-            format!("install the plugins into one of {}", list(&config.plugin_directories)),
+            format!(
+                "install the plugins into one of {}",
+                list(&config.plugin_directories)
+            ),
         ),
     }
 }

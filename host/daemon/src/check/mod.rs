@@ -69,7 +69,11 @@ pub(crate) fn run(config: &Config) -> Vec<Finding> {
         virtualization::nx_huge_pages(),
     ];
     findings.extend([kernel::version(), kernel::cgroup(), kernel::namespaces()]);
-    findings.extend([files::cni(&config.network), files::disk(&config.root), files::tools()]);
+    findings.extend([
+        files::cni(&config.network),
+        files::disk(&config.root),
+        files::tools(),
+    ]);
     findings.extend(files::parts(config));
     findings
 }
