@@ -204,17 +204,17 @@ async fn what_is_unknown_is_stopped_and_removed_already() {
         .await
         .unwrap();
     let status = v1::PodSandboxStatusRequest {
-        pod_sandbox_id: id,
+        pod_sandbox_id: id.clone(),
         verbose: false,
     };
     assert_eq!(
         runtime.pod_sandbox_status(status).await.unwrap_err().code(),
         Code::NotFound
     );
-    let stats = runtime
-        .pod_sandbox_stats(v1::PodSandboxStatsRequest::default())
-        .await
-        .unwrap_err();
-    assert_eq!(stats.code(), Code::Unimplemented);
+    let stats = v1::PodSandboxStatsRequest { pod_sandbox_id: id };
+    assert_eq!(
+        runtime.pod_sandbox_stats(stats).await.unwrap_err().code(),
+        Code::NotFound
+    );
     node.finish().unwrap();
 }
