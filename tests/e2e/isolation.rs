@@ -99,7 +99,7 @@ async fn a_pod_without_the_hosts_users_has_a_user_namespace() {
     });
     let pod = Pod::run_config(&node, config, "").await.unwrap();
     let script = "tr -s ' ' < /proc/self/uid_map; id -u; stat -c %u:%g /bin/busybox /etc/hosts; \
-        echo more >> /etc/hostname && echo wrote; touch /mine; stat -c %u /mine; exec sleep 1000";
+        echo more >> /etc/hostname && echo wrote; touch /mine; stat -c %u /mine; touch /done; exec sleep 1000";
     let id = pod
         .start(with_options("mapped", &image, script, options))
         .await
@@ -107,7 +107,11 @@ async fn a_pod_without_the_hosts_users_has_a_user_namespace() {
     let seen = exec(
         &node,
         &id,
-        &["sh", "-c", "id -u; cat /proc/self/gid_map | tr -s ' '"],
+        &[
+            "sh",
+            "-c",
+            "until [ -e /done ]; do sleep 0.1; done; id -u; tr -s ' ' < /proc/self/gid_map",
+        ],
         20,
     )
     .await
