@@ -1,10 +1,10 @@
 //! Whether end-to-end tests can run here, and what they share.
 
+use crate::watchdog;
 use bulkhead_tests::{Node, Registry};
 use std::io::Write;
 use std::path::Path;
-use std::sync::{Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::OnceLock;
 
 /// Why end-to-end tests cannot run here; `None` if they can.
 fn obstacle() -> Option<&'static str> {
@@ -28,7 +28,7 @@ fn obstacle() -> Option<&'static str> {
 /// (BULKHEAD_E2E=required) that is a failure.
 pub(crate) fn ready() -> bool {
     let Some(obstacle) = obstacle() else {
-        watch_the_time();
+        watchdog::begin();
         return true;
     };
     assert!(
@@ -39,29 +39,6 @@ pub(crate) fn ready() -> bool {
     let line = format!("skipped: {obstacle}; `make e2e` runs this in the lab\n");
     std::io::stderr().write_all(line.as_bytes()).unwrap();
     false
-}
-
-/// The most that one test may take.
-const LIMIT: Duration = Duration::from_secs(180);
-
-/// Begins a test's time. One that hangs ends the whole program and is named.
-fn watch_the_time() {
-    static CURRENT: Mutex<Option<(Instant, String)>> = Mutex::new(None);
-    let name = std::thread::current().name().unwrap_or_default().to_owned();
-    let before = CURRENT.lock().unwrap().replace((Instant::now(), name));
-    if before.is_some() {
-        return;
-    }
-    std::thread::spawn(|| {
-        loop {
-            std::thread::sleep(Duration::from_secs(1));
-            let current = CURRENT.lock().unwrap();
-            if let Some((began, name)) = current.as_ref().filter(|now| now.0.elapsed() > LIMIT) {
-                eprintln!("{name} has not ended after {:?}", began.elapsed());
-                std::process::exit(1);
-            }
-        }
-    });
 }
 
 /// The registry that all tests share, and the demo image's name in it.

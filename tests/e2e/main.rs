@@ -26,3 +26,4 @@ mod restart;
 mod runtime;
 mod soak;
 mod streaming;
+mod watchdog;

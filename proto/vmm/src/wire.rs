@@ -41,7 +41,7 @@ pub fn send(
     fds: &[BorrowedFd<'_>],
 ) -> Result<(), WireError> {
     let bytes = serde_json::to_vec(message).map_err(WireError::Malformed)?;
-    if bytes.len() > MAX_PACKET || fds.len() > MAX_FDS {
+    if bytes.len() > MAX_PACKET {
         return Err(WireError::TooLong);
     }
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
@@ -83,10 +83,9 @@ pub fn receive<T: DeserializeOwned>(
         })
         .flatten()
         .collect();
-    if result
-        .flags
-        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
-    {
+    // The room is a little larger than needed, for its alignment, so one more may have fitted.
+    let truncated = ReturnFlags::TRUNC | ReturnFlags::CTRUNC;
+    if result.flags.intersects(truncated) || fds.len() > MAX_FDS {
         return Err(WireError::TooLong);
     }
     // No message of the protocol is empty, so an empty packet is the end of the connection.
@@ -100,10 +99,15 @@ pub fn receive<T: DeserializeOwned>(
 
 #[cfg(test)]
 mod tests {
-    use super::{WireError, receive, send};
+    use super::{MAX_FDS, WireError, receive, send};
     use crate::{MAX_PACKET, Reply, Request};
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-    use std::os::fd::{AsFd, OwnedFd};
+    use rustix::net::{
+        AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
+        SocketType, sendmsg, socketpair,
+    };
+    use std::io::IoSlice;
+    use std::mem::MaybeUninit;
+    use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
     fn pair() -> (OwnedFd, OwnedFd) {
         socketpair(
@@ -135,24 +139,42 @@ mod tests {
     }
 
     #[test]
+    fn a_descriptor_too_many_is_refused_wherever_the_room_lies() {
+        let fds: Vec<OwnedFd> = (0..=MAX_FDS).map(|_| pair().0).collect();
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        // The stack's depth decides how the room is aligned.
+        fn deeper<const DEPTH: usize>(fds: &[BorrowedFd<'_>]) {
+            let (ours, theirs) = pair();
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
+            let bytes = [IoSlice::new(b"\"status\"")];
+            sendmsg(&ours, &bytes, &mut control, SendFlags::empty()).unwrap();
+            let pad = std::hint::black_box([0_u8; DEPTH]);
+            let answer = receive::<serde_json::Value>(&theirs);
+            std::hint::black_box(&pad);
+            assert!(matches!(answer, Err(WireError::TooLong)), "{answer:?}");
+        }
+        deeper::<1>(&fds);
+        deeper::<13>(&fds);
+        deeper::<22>(&fds);
+        deeper::<31>(&fds);
+    }
+
+    #[test]
     fn what_is_too_long_or_unknown_is_refused() {
         let (ours, theirs) = pair();
         let long = Reply::Console {
             text: "x".repeat(MAX_PACKET),
         };
         assert!(matches!(send(&ours, &long, &[]), Err(WireError::TooLong)));
-        rustix::net::send(
-            &ours,
-            &[b'x'; MAX_PACKET + 1],
-            rustix::net::SendFlags::empty(),
-        )
-        .unwrap();
+        rustix::net::send(&ours, &[b'x'; MAX_PACKET + 1], SendFlags::empty()).unwrap();
         assert!(matches!(
             receive::<Request>(&theirs),
             Err(WireError::TooLong)
         ));
         for text in [r#"{"action":"nonsense"}"#, "{"] {
-            rustix::net::send(&ours, text.as_bytes(), rustix::net::SendFlags::empty()).unwrap();
+            rustix::net::send(&ours, text.as_bytes(), SendFlags::empty()).unwrap();
             assert!(
                 matches!(receive::<Request>(&theirs), Err(WireError::Malformed(_))),
                 "{text}"
