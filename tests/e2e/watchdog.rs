@@ -2,10 +2,18 @@
 //! down, and then they are killed: the test fails by that, and the others still run.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+/// Not by `eprintln`, whose output the test harness would keep back for the test that began this thread.
+macro_rules! say {
+    ($($part:tt)*) => {
+        let _ = writeln!(std::io::stderr(), $($part)*);
+    };
+}
 
 /// The most that one test may take.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -29,14 +37,16 @@ pub(crate) fn begin() {
             };
             if killed.as_ref() == Some(&name) {
                 if began.elapsed() > LIMIT + GRACE {
-                    eprintln!("{name} has not ended although its processes were killed");
+                    say!("{name} has not ended although its processes were killed");
                     std::process::exit(1);
                 }
             } else if began.elapsed() > LIMIT {
-                eprintln!("{name} has not ended after {:?}", began.elapsed());
+                say!("{name} has not ended after {:?}", began.elapsed());
                 let ours = processes();
-                for pid in &ours {
-                    describe(*pid);
+                // Twice, to tell who runs from who waits.
+                for _ in 0..2 {
+                    ours.iter().for_each(|pid| describe(*pid));
+                    std::thread::sleep(Duration::from_secs(1));
                 }
                 sockets();
                 for pid in ours {
@@ -64,7 +74,7 @@ fn describe(pid: u32) {
     let read = |path: &Path| fs::read_to_string(path).unwrap_or_default();
     let process = Path::new("/proc").join(pid.to_string());
     let command = read(&process.join("cmdline")).replace('\0', " ");
-    eprintln!("process {pid}: {command}");
+    say!("process {pid}: {command}");
     for task in fs::read_dir(process.join("task"))
         .into_iter()
         .flatten()
@@ -79,7 +89,7 @@ fn describe(pid: u32) {
             .unwrap_or_default()
             .split(' ')
             .collect();
-        eprintln!(
+        say!(
             "  {:20} state {} ticks {}+{} in {} (system call {})",
             file("comm"),
             fields.get(1).unwrap_or(&"?"),
@@ -101,6 +111,6 @@ fn sockets() {
     };
     let text = String::from_utf8_lossy(&output.stdout);
     for line in text.lines().filter(|line| line.contains("bulkhead")) {
-        eprintln!("  {line}");
+        say!("  {line}");
     }
 }
