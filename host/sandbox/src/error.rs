@@ -99,13 +99,15 @@ pub enum SandboxError {
     },
     /// The guest never announced itself.
     #[error(
-        "The guest of pod sandbox {pod} did not announce itself within {limit:?}; its console ends: {console}"
+        "The guest of pod sandbox {pod} did not announce itself within {limit:?}; {vm}; its console ends: {console}"
     )]
     BootTimeout {
         /// The pod sandbox.
         pod: String,
         /// boot_timeout_seconds of the runtime handler.
         limit: Duration,
+        /// What the VMM has done.
+        vm: String,
         /// The end of its console.
         console: String,
     },

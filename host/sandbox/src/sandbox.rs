@@ -32,6 +32,7 @@ use crate::{Result, SandboxError, limits};
 use bulkhead_agent_api::agent::{Announcement, Exit};
 use bulkhead_cri::v1::LinuxContainerResources;
 use bulkhead_network::{Networks, PodNetwork};
+use bulkhead_vmm_api::VmmStatus;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -356,6 +357,27 @@ async fn start(sandbox: &Sandbox) -> Result<Running> {
     }
 }
 
+/// What a VM whose guest says nothing has done so far, for whoever wonders why.
+fn how_far(status: &Result<VmmStatus>) -> String {
+    let status = match status {
+        Ok(status) if status.vcpus_started_ns == 0 => {
+            return "it never entered its guest".to_owned();
+        }
+        Ok(status) => status,
+        Err(error) => return error.to_string(),
+    };
+    let exits = status.exits.iter().filter(|exit| exit.count > 0);
+    let exits: Vec<_> = exits
+        .map(|exit| format!("{} {}", exit.reason, exit.count))
+        .collect();
+    let seconds = monotonic_ns().saturating_sub(status.vcpus_started_ns) / 1_000_000_000;
+    format!(
+        "it entered its guest {seconds}s ago, has given it {} MiB and left it for: {}",
+        status.guest_memory_bytes >> 20,
+        exits.join(", "),
+    )
+}
+
 /// From the VMM's start to a configured agent.
 async fn boot(
     sandbox: &Sandbox,
@@ -378,6 +400,7 @@ async fn boot(
             Err(_) => Err(SandboxError::BootTimeout {
                 pod: record.id.clone(),
                 limit,
+                vm: how_far(&vm.status().await),
                 console: vm.console().await,
             }),
         },
