@@ -1,12 +1,13 @@
 //! The CRI's cheap calls, with much known, and the daemon's memory: Bulkhead beside containerd.
 
-use super::figures::{Samples, table};
+use super::figures::{Figures, Samples, table};
 use super::peer::Containerd;
 use crate::node::{Node, Options};
 use crate::pod::{Pod, container, pull};
 use crate::registry::Registry;
 use crate::soak::held;
-use anyhow::{Context, Result, ensure};
+use crate::streaming::spdy::{Command, Event};
+use anyhow::{Context, Result, bail, ensure};
 use bulkhead_cri::v1;
 use bulkhead_cri::v1::image_service_client::ImageServiceClient;
 use bulkhead_cri::v1::runtime_service_client::RuntimeServiceClient;
@@ -20,6 +21,8 @@ use tonic::transport::Channel;
 const KNOWN: usize = 1000;
 const CALLS: usize = 200;
 const EXECS: usize = 15;
+const STREAMS: usize = 5;
+const STREAMED: usize = 32 << 20;
 const PODS: [usize; 2] = [10, 50];
 
 /// Measures and prints. BULKHEAD_BENCH_PODS limits how many pods run at once for the memory.
@@ -64,6 +67,8 @@ pub async fn run(registry: &Registry) -> Result<String> {
 async fn calls(registry: &Registry) -> Result<String> {
     let containerd = Containerd::start(registry).await?;
     let image = registry.demo_image();
+    // Before the node, which takes what is there then for the machine's own.
+    let other = with_containers(&containerd, &image).await?;
     let mut node = Node::start_with(Options::default()).await?;
     pull(&node, &image).await?;
     let pod = Pod::run(&node, "cri").await?;
@@ -85,7 +90,6 @@ async fn calls(registry: &Registry) -> Result<String> {
     node.stop()?;
     copy_records(&node.path().join("root/state.redb"), &model)?;
     node.restart().await?;
-    let other = with_containers(&containerd, &image).await?;
 
     let mut rows = vec![
         [
@@ -143,6 +147,15 @@ async fn calls(registry: &Registry) -> Result<String> {
     for (name, [ours, theirs]) in names.into_iter().zip(&samples) {
         rows.push(vec![name.to_owned(), ours.text(), theirs.text()]);
     }
+    let mut rates = [Figures::default(), Figures::default()];
+    for _ in 0..STREAMS {
+        for (rate, (channel, id)) in rates.iter_mut().zip(&subjects) {
+            rate.add(stream(channel, id).await?);
+        }
+    }
+    let [ours, theirs] = rates.map(|rate| rate.text(1.0));
+    let name = format!("exec, {} MiB of output, MB/s", STREAMED >> 20);
+    rows.push(vec![name, ours, theirs]);
     let own = held(node.pid().context("The daemon is gone")?)?.memory_kib;
     let peer = held(containerd.pid())?.memory_kib;
     rows.push(vec![
@@ -156,6 +169,33 @@ async fn calls(registry: &Registry) -> Result<String> {
     }
     node.finish()?;
     Ok(table(&format!("CRI calls, {CALLS} of each in turn"), &rows))
+}
+
+/// Reads so much output of a command through the streaming server; answers MB/s.
+async fn stream(channel: &Channel, container: &str) -> Result<f64> {
+    let script = format!("head -c {STREAMED} /dev/zero");
+    let request = v1::ExecRequest {
+        container_id: container.to_owned(),
+        cmd: ["sh", "-c", &script].map(str::to_owned).to_vec(),
+        stdout: true,
+        ..Default::default()
+    };
+    let url = RuntimeServiceClient::new(channel.clone())
+        .exec(request)
+        .await?
+        .into_inner()
+        .url;
+    let began = Instant::now();
+    let mut session = Command::connect(&url, &["stdout"]).await?;
+    let mut count = 0;
+    while count < STREAMED {
+        match session.reader.next().await? {
+            Some(Event::Data(id, bytes)) if id == session.stdout => count += bytes.len(),
+            Some(Event::GoAway(_)) | None => bail!("The stream ended after {count} bytes"),
+            Some(_) => {}
+        }
+    }
+    Ok(STREAMED as f64 / 1e6 / began.elapsed().as_secs_f64())
 }
 
 /// Copies a container's record until there are [`KNOWN`] more.
