@@ -162,7 +162,7 @@ fn reboots_panics_and_is_killed() {
 #[test]
 fn every_size_boots() {
     let images = images!();
-    for (vcpus, memory_mib) in [(2, 64), (4, 512), (2, 5 * 1024)] {
+    for (vcpus, memory_mib) in [(1, 64), (4, 512), (32, 1024), (2, 6 * 1024)] {
         let mut shape = Shape::new(&images);
         shape.vcpus = vcpus;
         shape.memory_mib = memory_mib;

@@ -1,8 +1,10 @@
 //! What `make bench` measures. Nothing here is a test: no time is asserted.
 
+pub mod blk;
 pub mod boot;
 pub mod cri;
 pub mod engine;
+mod entry;
 pub mod figures;
 pub mod images;
 pub mod machine;

@@ -60,6 +60,10 @@ pub(super) struct Parts<'a> {
     pub(super) network: Option<bool>,
     /// A read-only disk, `ro0`.
     pub(super) disk: Option<&'a Path>,
+    /// A writable disk, `rw0`.
+    pub(super) writable: Option<&'a Path>,
+    /// How QEMU serves its disks.
+    pub(super) backend: Backend,
     /// Empty disks besides.
     pub(super) disks: u8,
     /// Where QEMU puts its devices.
@@ -72,6 +76,16 @@ pub(super) enum Transport {
     #[default]
     Mmio,
     Pci,
+}
+
+/// How QEMU serves its disks. The host's page cache lies between, as it does with Bulkhead.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Backend {
+    /// As it does when nothing is said: in its main thread, files by a pool of threads.
+    #[default]
+    Usual,
+    /// As Bulkhead does: in a thread for disks, files by io_uring.
+    Alike,
 }
 
 /// A connection to the guest.
@@ -102,14 +116,15 @@ pub(super) struct Guest {
     pub(super) uptime: f64,
 }
 
-enum Machine {
+/// A VMM that runs, whatever its guest does.
+pub(super) enum Machine {
     Bulkhead(Box<Vm>),
-    Qemu(Child),
+    Qemu(Child, Instant),
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        if let Self::Qemu(child) = self {
+        if let Self::Qemu(child, _) = self {
             // It may have ended by itself.
             let _ = child.kill();
             let _ = child.wait();
@@ -120,12 +135,11 @@ impl Drop for Machine {
 impl Guest {
     /// Boots a guest with 1 vCPU.
     pub(super) fn boot(kind: Kind, parts: Parts<'_>) -> Result<Self> {
-        let began = Instant::now();
         let (machine, said) = match kind {
             Kind::Bulkhead => bulkhead(parts)?,
             Kind::Qemu => qemu(parts)?,
         };
-        let booted_in = began.elapsed();
+        let booted_in = machine.started().elapsed();
         let uptime = said.split_whitespace().nth(1).context("No uptime")?;
         let shell = BufReader::new(machine.connect(COMMANDS)?);
         let mut guest = Self {
@@ -149,7 +163,7 @@ impl Guest {
     pub(super) fn process(&self) -> u32 {
         match &self.machine {
             Machine::Bulkhead(vm) => vm.child.id(),
-            Machine::Qemu(child) => child.id(),
+            Machine::Qemu(child, _) => child.id(),
         }
     }
 
@@ -191,10 +205,30 @@ impl Guest {
 }
 
 impl Machine {
+    /// Starts one and waits for nothing. Bulkhead's has its disks bound later.
+    pub(super) fn start(kind: Kind, parts: Parts<'_>) -> Result<Self> {
+        Ok(match kind {
+            Kind::Bulkhead => Self::Bulkhead(start_bulkhead(parts)?),
+            Kind::Qemu => {
+                let mut command = qemu_command(parts)?;
+                let started = Instant::now();
+                Self::Qemu(command.spawn()?, started)
+            }
+        })
+    }
+
+    /// When its process was started.
+    pub(super) fn started(&self) -> Instant {
+        match self {
+            Self::Bulkhead(vm) => vm.started,
+            Self::Qemu(_, started) => *started,
+        }
+    }
+
     fn connect(&self, port: u32) -> Result<Box<dyn Stream>> {
         Ok(match self {
             Self::Bulkhead(vm) => Box::new(vm.connect(port).context("The guest refused")?),
-            Self::Qemu(_) => Box::new(VsockStream::connect_with_cid_port(CID, port)?),
+            Self::Qemu(..) => Box::new(VsockStream::connect_with_cid_port(CID, port)?),
         })
     }
 }
@@ -207,46 +241,63 @@ fn images() -> Result<Images> {
     Ok(Images { kernel, initrd })
 }
 
-fn bulkhead(parts: Parts<'_>) -> Result<(Machine, String)> {
+/// Starts Bulkhead's VMM with what a machine has from its beginning.
+fn start_bulkhead(parts: Parts<'_>) -> Result<Box<Vm>> {
     let mut shape = Shape::new(&images()?);
     shape.memory_mib = 256;
     shape.network = parts.network.is_some();
     shape.vhost_net = parts.network == Some(true);
     shape.read_only_slots = parts.disks + u8::from(parts.disk.is_some());
-    shape.read_write_slots = 0;
-    let mut vm = Vm::start(&shape);
+    shape.read_write_slots = u8::from(parts.writable.is_some());
+    Ok(Box::new(Vm::start(&shape)))
+}
+
+fn bulkhead(parts: Parts<'_>) -> Result<(Machine, String)> {
+    let mut vm = start_bulkhead(parts)?;
     let said = vm.ready();
-    if shape.network {
+    if parts.network.is_some() {
         let tap = support::tap(TAP, 1);
         let tap: Vec<&File> = tap.iter().collect();
         let limits = NetworkLimits::default();
         let reply = vm.ask(&Request::BindTap { limits }, &tap);
         ensure!(reply == Reply::Done, "{reply:?}");
     }
-    if let Some(disk) = parts.disk {
-        let slot = DiskSlot::ReadOnly(0);
-        let reply = vm.ask(
-            &Request::BindDisk {
-                slot,
-                limits: RateLimits::default(),
-            },
-            &[&File::open(disk)?],
-        );
+    let mut bind = |slot, disk: &File| {
+        let limits = RateLimits::default();
+        let reply = vm.ask(&Request::BindDisk { slot, limits }, &[disk]);
         ensure!(reply == Reply::Done, "{reply:?}");
+        Ok(())
+    };
+    if let Some(disk) = parts.disk {
+        bind(DiskSlot::ReadOnly(0), &File::open(disk)?)?;
     }
-    Ok((Machine::Bulkhead(Box::new(vm)), said))
+    if let Some(disk) = parts.writable {
+        let disk = File::options().read(true).write(true).open(disk)?;
+        bind(DiskSlot::ReadWrite(0), &disk)?;
+    }
+    Ok((Machine::Bulkhead(vm), said))
 }
 
 fn qemu(parts: Parts<'_>) -> Result<(Machine, String)> {
-    let images = images()?;
     let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, ANNOUNCE_PORT)
         .context("Cannot listen on vsock; is vhost_vsock loaded?")?;
+    let machine = Machine::start(Kind::Qemu, parts)?;
+    let mut said = String::new();
+    listener.accept()?.0.read_to_string(&mut said)?;
+    Ok((machine, said))
+}
+
+/// QEMU's `microvm` with the devices that Bulkhead's machine has.
+fn qemu_command(parts: Parts<'_>) -> Result<Command> {
+    let images = images()?;
     let mut command = Command::new("qemu-system-x86_64");
     let (machine, on, cmdline) = match parts.transport {
         Transport::Mmio => ("", "device", GUEST_CMDLINE.to_owned()),
         Transport::Pci => (",pcie=on", "pci", GUEST_CMDLINE.replace("pci=off ", "")),
     };
-    command.args(["-M", &format!("microvm,rtc=off,pic=off,pit=off{machine}")]);
+    // The memory is left out of core dumps so that it can be told from QEMU's own.
+    let machine = format!("microvm,rtc=off,pic=off,pit=off,dump-guest-core=off{machine}");
+    command.args(["-M", &machine]);
     command.args("-accel kvm -cpu host -smp 1 -m 256M".split(' '));
     command.args("-nodefaults -no-user-config -display none -no-reboot -serial null".split(' '));
     command.arg("-kernel").arg(&images.kernel);
@@ -254,6 +305,8 @@ fn qemu(parts: Parts<'_>) -> Result<(Machine, String)> {
     command.args(["-append", &cmdline]);
     command.args(["-device", &format!("vhost-vsock-{on},guest-cid={CID}")]);
     command.args(["-device", &format!("virtio-rng-{on}")]);
+    let balloon = format!("virtio-balloon-{on},free-page-reporting=on");
+    command.args(["-device", &balloon]);
     for index in 0..parts.disks {
         let drive = format!("if=none,id=e{index},driver=null-co,size=0");
         command.args(["-drive", &drive]);
@@ -266,17 +319,24 @@ fn qemu(parts: Parts<'_>) -> Result<(Machine, String)> {
         command.args(["-netdev", &netdev]);
         command.args(["-device", &format!("virtio-net-{on},netdev=n0")]);
     }
-    if let Some(disk) = parts.disk {
+    let (aio, thread) = match parts.backend {
+        Backend::Usual => ("threads", ""),
+        Backend::Alike => ("io_uring", ",iothread=disks"),
+    };
+    if parts.backend == Backend::Alike {
+        command.args(["-object", "iothread,id=disks"]);
+    }
+    for (file, serial, readonly) in [(parts.disk, "ro0", "on"), (parts.writable, "rw0", "off")] {
+        let Some(file) = file.map(Path::display) else {
+            continue;
+        };
         let drive = format!(
-            "if=none,id=d0,format=raw,readonly=on,file={}",
-            disk.display()
+            "if=none,id={serial},format=raw,cache=writeback,aio={aio},readonly={readonly},file={file}"
         );
         command.args(["-drive", &drive]);
-        command.args(["-device", &format!("virtio-blk-{on},drive=d0,serial=ro0")]);
+        let device = format!("virtio-blk-{on},drive={serial},serial={serial}{thread}");
+        command.args(["-device", &device]);
     }
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
-    let machine = Machine::Qemu(child);
-    let mut said = String::new();
-    listener.accept()?.0.read_to_string(&mut said)?;
-    Ok((machine, said))
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    Ok(command)
 }

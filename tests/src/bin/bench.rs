@@ -1,10 +1,12 @@
 //! The benchmarks: figures side by side with the peers, in one run, on one machine. Arguments choose
-//! parts (`engine`, `cri`, `boot`, `pods`, `memory`, `net`, `vmm`, `vsock`); without any, all run. `soak` runs when it is
+//! parts (`engine`, `cri`, `boot`, `pods`, `memory`, `blk`, `net`, `vmm`, `vsock`); without any, all run. `soak` runs when it is
 //! named. `images`, or `images KIND...`, needs no VM and is meant for the machine itself;
-//! `BULKHEAD_BENCH_ROUNDS` makes it shorter, and `net` and `vsock` too.
+//! `BULKHEAD_BENCH_ROUNDS` makes it shorter, and `blk`, `net` and `vsock` too.
 
 use anyhow::Result;
-use bulkhead_tests::bench::{boot, cri, engine, images, machine, memory, net, pods, vmm, vsock};
+use bulkhead_tests::bench::{
+    blk, boot, cri, engine, images, machine, memory, net, pods, vmm, vsock,
+};
 use bulkhead_tests::{Node, Registry, pod, soak};
 use std::path::Path;
 
@@ -27,6 +29,9 @@ fn main() -> Result<()> {
     if wanted("engine") {
         println!("{}", engine::run()?);
         println!("{}", engine::sizes()?);
+    }
+    if wanted("blk") {
+        println!("{}", blk::run()?);
     }
     if wanted("net") {
         println!("{}", net::run()?);

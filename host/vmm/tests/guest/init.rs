@@ -4,6 +4,8 @@
 //! answered by a line. Port 5001 echoes, 5002 counts what it is sent and answers after the end of
 //! it, 5003 sends as many bytes as it is asked for, 5004 answers how many bytes it was sent.
 
+mod disk;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
@@ -162,26 +164,6 @@ fn respond(to: &str) -> std::io::Result<String> {
     Ok("ok".to_owned())
 }
 
-/// Reads a disk from its beginning to its end, past the page cache; answers bytes and microseconds.
-fn sequential(serial: &str) -> std::io::Result<String> {
-    const BLOCK: usize = 1 << 20;
-    let name = disk(serial).ok_or(std::io::ErrorKind::NotFound)?;
-    let mut file = OpenOptions::new()
-        .read(true)
-        .custom_flags(O_DIRECT)
-        .open(format!("/dev/{name}"))?;
-    let mut bytes = vec![0; BLOCK + 4096];
-    let start = bytes.as_ptr().align_offset(4096);
-    let part = &mut bytes[start..start + BLOCK];
-    let (began, mut total) = (std::time::Instant::now(), 0);
-    loop {
-        match file.read(part)? {
-            0 => return Ok(format!("{total} {}", began.elapsed().as_micros())),
-            count => total += count,
-        }
-    }
-}
-
 /// The connections of a flood.
 static HELD: std::sync::Mutex<Vec<File>> = std::sync::Mutex::new(Vec::new());
 
@@ -221,6 +203,16 @@ fn give_driver(serial: &str) -> Option<()> {
         id.is_ok_and(|id| id.trim_end() == serial)
     })?;
     fs::write("/sys/bus/platform/drivers/virtio-mmio/bind", slot.file_name().as_encoded_bytes()).ok()
+}
+
+/// The name of the disk with a serial.
+fn named(serial: &str) -> std::io::Result<String> {
+    disk(serial).ok_or_else(|| std::io::ErrorKind::NotFound.into())
+}
+
+/// How many bytes a disk has.
+fn size(serial: &str) -> u64 {
+    sectors(serial).unwrap_or(0) * 512
 }
 
 fn disk(serial: &str) -> Option<String> {
@@ -400,7 +392,12 @@ fn obey(line: &str) -> std::io::Result<String> {
         ["pour", to, milliseconds] => pour(to, milliseconds.parse().unwrap_or(0)),
         ["respond", to] => respond(to),
         ["drain", to] => Ok(drained(&mut std::net::TcpStream::connect(to)?)?.to_string()),
-        ["sequential", serial] => sequential(serial),
+        ["sequential", serial] => disk::read(&named(serial)?),
+        ["write", serial] => disk::write(&named(serial)?, size(serial)),
+        ["random", serial, depth, milliseconds] => {
+            let depth = depth.parse().unwrap_or(0);
+            disk::random(&named(serial)?, size(serial), depth, milliseconds.parse().unwrap_or(0))
+        }
         // How many receive and transmit queues the interface has.
         ["queues"] => {
             let names: Vec<_> = fs::read_dir("/sys/class/net/eth0/queues")?
