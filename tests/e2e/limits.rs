@@ -1,9 +1,11 @@
 //! Limits of whole pods, and what they are within.
 
-use crate::environment::{node_with_image, ready};
+use crate::environment::{demo_image, node_with_image, ready};
 use bulkhead_cri::v1;
 use bulkhead_tests::Node;
+use bulkhead_tests::node::Options;
 use bulkhead_tests::pod::{self, Pod, container, exec};
+use std::time::Instant;
 use tonic::{Code, Status};
 
 fn resources(quota: i64, memory_mib: i64) -> v1::LinuxContainerResources {
@@ -136,6 +138,43 @@ async fn a_vm_that_uses_all_it_has_is_not_killed() {
     // The guest's own OOM killer may have ended the container; the VM goes on.
     let alive = pod.script(&image, "echo here").await.unwrap();
     assert_eq!(alive.stdout, "here\n");
+    pod.remove().await.unwrap();
+    node.finish().unwrap();
+}
+
+/// What a pod writes takes as long as the limit of its disks says, at least.
+#[tokio::test]
+async fn a_pods_disks_are_as_slow_as_their_limit() {
+    const MIB_A_SECOND: u64 = 2;
+    const MIB: u64 = 8;
+    if !ready() {
+        return;
+    }
+    let configure = Box::new(|config: &mut toml::Table| {
+        let runtime = config["runtimes"]["bulkhead"].as_table_mut().unwrap();
+        let limit = toml::Value::Integer(MIB_A_SECOND as i64);
+        runtime.insert("disk_max_mib_per_second".to_owned(), limit);
+    });
+    let options = Options {
+        configure: Some(configure),
+        ..Default::default()
+    };
+    let node = Node::start_with(options).await.unwrap();
+    let image = demo_image();
+    pod::pull(&node, &image).await.unwrap();
+    let pod = Pod::run(&node, "slow").await.unwrap();
+    let app = container("app", &image, &["sleep", "1000"]);
+    let app = pod.start(app).await.unwrap();
+    let script = format!("dd if=/dev/zero of=/big bs=1M count={MIB} conv=fsync && echo written");
+    let began = Instant::now();
+    let written = exec(&node, &app, &["sh", "-c", &script], 120)
+        .await
+        .unwrap();
+    let seconds = began.elapsed().as_secs_f64();
+    assert_eq!(written.stdout, b"written\n", "{written:?}");
+    // What a second allows may pass at once after a pause.
+    let least = (MIB - MIB_A_SECOND) / MIB_A_SECOND;
+    assert!(seconds >= least as f64, "{seconds} s");
     pod.remove().await.unwrap();
     node.finish().unwrap();
 }

@@ -264,6 +264,63 @@ fn come_and_go(mut vm: Vm) {
     end(vm, ExitReason::GuestPowerOff);
 }
 
+/// A limit holds from above: however slow the machine, no more passes in a time than it allows.
+#[test]
+fn no_disk_does_more_than_its_limits() {
+    const OPS: u64 = 300;
+    const BYTES: u64 = 4 << 20;
+    let images = images!();
+    let mut vm = Vm::start(&Shape::new(&images));
+    vm.ready();
+    let mut shell = vm.shell();
+    let rate = |per_second| {
+        let burst = per_second;
+        Some(Rate { per_second, burst })
+    };
+    let path = temporary("limited", &vec![0; 16 << 20]);
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    let slot = DiskSlot::ReadWrite(0);
+    for (ops, bytes, command) in [
+        (rate(OPS), None, "random rw0 32 2000"),
+        (None, rate(BYTES), "write rw0"),
+        (None, rate(BYTES), "sequential rw0"),
+    ] {
+        // The bucket is full again at the binding, and the driver reads the partition table.
+        let began = std::time::Instant::now();
+        let limits = RateLimits { ops, bytes };
+        let reply = vm.ask(&Request::BindDisk { slot, limits }, &[&file]);
+        assert_eq!(reply, Reply::Done);
+        let served = |vm: &mut Vm| {
+            let devices = vm.status().devices;
+            let disk = devices.into_iter().find(|d| d.device == "rw0").unwrap();
+            (disk.requests, disk.bytes)
+        };
+        let before = served(&mut vm);
+        shell.wait("sectors rw0", &(16 << 11).to_string());
+        let answer = shell.ask(command);
+        let after = served(&mut vm);
+        let seconds = began.elapsed().as_secs_f64();
+        let (count, limit) = match bytes {
+            Some(limit) => (after.1 - before.1, limit),
+            None => (after.0 - before.0, ops.unwrap()),
+        };
+        let most = limit.burst as f64 + limit.per_second as f64 * seconds;
+        eprintln!("{command}: {answer}; {count} in {seconds:.1} s, at most {most:.0}");
+        assert!(count as f64 <= most, "{count} in {seconds} s");
+        // It did do what it was asked for.
+        let (done, _) = answer.split_once(' ').unwrap();
+        let done: u64 = done.parse().unwrap();
+        assert!(
+            done > 0 && (done == 16 << 20 || bytes.is_none()),
+            "{answer}"
+        );
+        assert_eq!(vm.ask(&Request::UnbindDisk { slot }, &[]), Reply::Done);
+        shell.wait("sectors rw0", "0");
+    }
+    shell.tell("off");
+    end(vm, ExitReason::GuestPowerOff);
+}
+
 fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |state, byte| {
         (state ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
