@@ -151,6 +151,61 @@ fn wait_for_more(vm: &mut Vm, than: u64) {
     }
 }
 
+/// CPU time of a process's threads in clock ticks, by name: proc_pid_stat(5), fields 14 and 15.
+fn cpu_ticks(vm: &Vm) -> Vec<(String, u64)> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", vm.child.id())).unwrap();
+    let stats = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")));
+    stats
+        .map(|stat| {
+            let stat = stat.unwrap();
+            let (name, rest) = stat.rsplit_once(") ").unwrap();
+            let fields: Vec<&str> = rest.split(' ').collect();
+            let ticks = |field: usize| fields[field - 3].parse::<u64>().unwrap();
+            let name = name.split_once('(').unwrap().1;
+            (name.to_owned(), ticks(14) + ticks(15))
+        })
+        .collect()
+}
+
+/// Why the console needs no limit of its rate: what a guest prints costs it its own time and nobody else's.
+#[test]
+fn a_flood_of_the_console_costs_the_vcpus_time_only() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = Folder::new();
+    let mut vm = Vm::start(&folder.shape(&chatter()));
+    wait_for_more(&mut vm, 0);
+    let (before, memory) = (cpu_ticks(&vm), vm.own_memory_kib().0);
+    let printed_before = printed(&mut vm);
+    let spent = |vm: &Vm| -> (u64, u64) {
+        let now = cpu_ticks(vm);
+        let pairs = now.iter().zip(&before);
+        let spent = pairs.map(|(now, before)| (now.0.starts_with("vcpu"), now.1 - before.1));
+        spent.fold((0, 0), |(vcpus, others), (is_vcpu, ticks)| match is_vcpu {
+            true => (vcpus + ticks, others),
+            false => (vcpus, others + ticks),
+        })
+    };
+    let start = std::time::Instant::now();
+    // A second or so of the vCPU's.
+    let (vcpus, others) = loop {
+        let spent = spent(&vm);
+        if spent.0 >= 100 {
+            break spent;
+        }
+        assert!(start.elapsed() < support::PATIENCE, "{spent:?}");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    };
+    let bytes = printed(&mut vm) - printed_before;
+    let grown = vm.own_memory_kib().0.saturating_sub(memory);
+    eprintln!("{bytes} bytes: {vcpus} ticks of the vCPU, {others} of others, {grown} KiB more");
+    assert!(others * 20 <= vcpus, "{vcpus} and {others}");
+    // The ring, which may have been smaller at the beginning.
+    assert!(grown <= 512, "{grown} KiB");
+    assert!(vm.console().len() <= 64 * 1024);
+}
+
 #[test]
 fn a_paused_guest_stands_still_and_goes_on() {
     if !has_kvm() {

@@ -4,7 +4,8 @@
 //! its own oldest lines. There is no input.
 //!
 //! There is no limit on the rate: each byte is an exit of the guest's own CPU time, goes nowhere but into the
-//! ring, and a limit would drop the newest lines, which are those that tell of a panic.
+//! ring, and a limit would drop the newest lines, which are those that tell of a panic
+//! (`docs/decisions/console.md`, with a measurement).
 
 use crate::devices::counters::Counters;
 use crate::sync::lock;
