@@ -285,8 +285,11 @@ impl Control {
         match request {
             Request::BindDisk { slot, limits } => {
                 let file = File::from(one(fds)?);
-                self.disk(slot)?
-                    .bind(file, &limits)
+                let disk = self.disk(slot)?;
+                self.machine
+                    .signal_disk(slot)
+                    .map_err(|error| refusal(&error))?;
+                disk.bind(file, &limits)
                     .map_err(|error: BindError| refusal(&error))?;
                 done
             }

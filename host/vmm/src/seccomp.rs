@@ -34,6 +34,7 @@ pub enum Thread {
 const KVM_RUN: u64 = 0xae80;
 const KVM_KVMCLOCK_CTRL: u64 = 0xaead;
 const KVM_IRQ_LINE: u64 = 0x4008_ae61;
+const KVM_IOEVENTFD: u64 = 0x4040_ae79;
 const FIONBIO: u64 = 0x5421;
 const TUNSETOFFLOAD: u64 = 0x4004_54d0;
 const TUNSETVNETHDRSZ: u64 = 0x4004_54d8;
@@ -148,6 +149,7 @@ impl Thread {
             Self::Net => &[KVM_IRQ_LINE, TUNSETQUEUE],
             Self::Control => &[
                 KVM_IRQ_LINE,
+                KVM_IOEVENTFD,
                 FIONBIO,
                 TUNSETOFFLOAD,
                 TUNSETQUEUE,

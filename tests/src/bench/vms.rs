@@ -2,8 +2,10 @@
 //! measures on command.
 
 use crate::artifacts::artifact;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bulkhead_vmm_api::{DiskSlot, GUEST_CMDLINE, NetworkLimits, RateLimits, Reply, Request};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::Timespec;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
@@ -21,6 +23,11 @@ mod support;
 /// The guest's context ID in QEMU; our VMM's is its own.
 const CID: u32 = 3;
 const ANNOUNCE_PORT: u32 = 1024;
+/// How long QEMU's guest may take; the lab is slow.
+const BOOTS_WITHIN: Timespec = Timespec {
+    tv_sec: 60,
+    tv_nsec: 0,
+};
 /// Where the guest takes commands.
 const COMMANDS: u32 = 5000;
 /// The tap's name and its host's address; the guest is 10.99.0.2.
@@ -211,6 +218,7 @@ impl Machine {
             Kind::Bulkhead => Self::Bulkhead(start_bulkhead(parts)?),
             Kind::Qemu => {
                 let mut command = qemu_command(parts)?;
+                command.args(["-serial", "null"]);
                 let started = Instant::now();
                 Self::Qemu(command.spawn()?, started)
             }
@@ -281,7 +289,18 @@ fn bulkhead(parts: Parts<'_>) -> Result<(Machine, String)> {
 fn qemu(parts: Parts<'_>) -> Result<(Machine, String)> {
     let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, ANNOUNCE_PORT)
         .context("Cannot listen on vsock; is vhost_vsock loaded?")?;
-    let machine = Machine::start(Kind::Qemu, parts)?;
+    let console = tempfile::NamedTempFile::with_prefix("bulkhead-console-")?;
+    let mut command = qemu_command(parts)?;
+    command.args(["-serial", &format!("file:{}", console.path().display())]);
+    let started = Instant::now();
+    let machine = Machine::Qemu(command.spawn()?, started);
+    let mut announced = [PollFd::new(&listener, PollFlags::IN)];
+    if poll(&mut announced, Some(&BOOTS_WITHIN))? == 0 {
+        bail!(
+            "QEMU's guest did not announce itself: {parts:?}; its console:\n{}",
+            std::fs::read_to_string(console.path()).unwrap_or_default()
+        );
+    }
     let mut said = String::new();
     listener.accept()?.0.read_to_string(&mut said)?;
     Ok((machine, said))
@@ -299,7 +318,7 @@ fn qemu_command(parts: Parts<'_>) -> Result<Command> {
     let machine = format!("microvm,rtc=off,pic=off,pit=off,dump-guest-core=off{machine}");
     command.args(["-M", &machine]);
     command.args("-accel kvm -cpu host -smp 1 -m 256M".split(' '));
-    command.args("-nodefaults -no-user-config -display none -no-reboot -serial null".split(' '));
+    command.args("-nodefaults -no-user-config -display none -no-reboot".split(' '));
     command.arg("-kernel").arg(&images.kernel);
     command.arg("-initrd").arg(&images.initrd);
     command.args(["-append", &cmdline]);

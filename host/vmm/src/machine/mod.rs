@@ -25,14 +25,14 @@ use crate::seccomp;
 use crate::sync::lock;
 use crate::verdict::Verdict;
 use crate::virtio::mmio::Window;
-use bulkhead_vmm_api::{ExitReason, queue_pairs};
+use bulkhead_vmm_api::{DiskSlot, ExitReason, queue_pairs};
 use generation::Generation;
 use kvm_bindings::{KVM_CAP_PMU_CAPABILITY, KVM_PMU_CAP_DISABLE, kvm_enable_cap};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use layout::{GENERATION_GSI, HOLE_START, MMIO_BASE, MMIO_STRIDE, SERIAL_GSI};
 use memory::GuestRam;
 use platform::Platform;
-use slots::Slots;
+use slots::{Doorbells, Slots};
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
@@ -69,6 +69,7 @@ pub struct Machine {
     windows: Vec<Mutex<Window>>,
     /// Accesses to the registers of each window.
     accesses: Vec<AtomicU64>,
+    doorbells: Doorbells,
     // The VM goes after everything that uses it, its memory last.
     _vm: Arc<VmFd>,
     ram: GuestRam,
@@ -133,6 +134,8 @@ pub fn build(resources: Resources, verdict: Arc<Verdict>) -> Result<Built, Error
         })?),
         false => None,
     };
+    let count = usize::from(resources.read_only_slots) + usize::from(resources.read_write_slots);
+    let doorbells = Doorbells::new(&slots, count);
     let disks = slots.disks(resources.read_only_slots, resources.read_write_slots)?;
     let mut disk_service = DiskService::new(ram.clone(), disks.clone(), None)?;
     let (windows, names) = slots.finish();
@@ -171,6 +174,7 @@ pub fn build(resources: Resources, verdict: Arc<Verdict>) -> Result<Built, Error
         started_ns: AtomicU64::new(0),
         accesses: windows.iter().map(|_| AtomicU64::new(0)).collect(),
         windows,
+        doorbells,
         _vm: vm,
         ram,
     };
@@ -195,6 +199,18 @@ impl Machine {
     pub fn mmio_write(&self, address: u64, data: &[u8]) {
         if let Some((window, offset)) = self.window(address) {
             lock(window).write(offset, data);
+        }
+    }
+
+    /// Has KVM signal a disk slot's notifications, which must be before its first binding.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`].
+    pub fn signal_disk(&self, slot: DiskSlot) -> Result<(), Error> {
+        let mut disks = self.disks.iter().enumerate();
+        match disks.find(|(_, disk)| disk.slot() == slot) {
+            Some((index, disk)) => self.doorbells.signal(index, disk),
+            None => Ok(()),
         }
     }
 

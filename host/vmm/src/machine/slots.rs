@@ -11,7 +11,9 @@ use crate::virtio::notify::Notifier;
 use crate::virtio::status::Core;
 use bulkhead_vmm_api::DiskSlot;
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
+use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// The windows under construction.
@@ -47,8 +49,19 @@ impl<'a> Slots<'a> {
         }
     }
 
-    /// Makes a device and puts it into the next window.
+    /// Makes a device, puts it into the next window, and has KVM signal its notifications.
     pub(super) fn add<D: Device + 'static>(
+        &mut self,
+        make: impl FnOnce(GuestRam, Arc<Notifier>) -> Result<D, Error>,
+    ) -> Result<Arc<D>, Error> {
+        let register = virtio_window(self.windows.len()) + QUEUE_NOTIFY;
+        let device = self.place(make)?;
+        signal_notifications(self.vm, device.as_ref(), register)?;
+        Ok(device)
+    }
+
+    /// Makes a device and puts it into the next window. Notifications come as writes to its register.
+    fn place<D: Device + 'static>(
         &mut self,
         make: impl FnOnce(GuestRam, Arc<Notifier>) -> Result<D, Error>,
     ) -> Result<Arc<D>, Error> {
@@ -63,7 +76,6 @@ impl<'a> Slots<'a> {
         let causes = Arc::new(Causes::new(Arc::clone(pin), bit));
         let notifier = Arc::new(Notifier::new(Box::new(Arc::clone(&causes))));
         let device = Arc::new(make(self.ram.clone(), Arc::clone(&notifier))?);
-        self.signal_notifications(device.as_ref(), virtio_window(index) + QUEUE_NOTIFY)?;
         let core = Core::new(
             Arc::clone(&device) as Arc<dyn Device>,
             notifier,
@@ -72,30 +84,6 @@ impl<'a> Slots<'a> {
         self.windows.push(Mutex::new(Window::new(core, causes)));
         self.names.push(index.to_string());
         Ok(device)
-    }
-
-    /// Has KVM turn the driver's notifications into kicks: by queue number for a device that tells its
-    /// queues apart.
-    fn signal_notifications(&self, device: &dyn Device, register: u64) -> Result<(), Error> {
-        let address = IoEventAddress::Mmio(register);
-        let failed = || Error::kvm("signal a device's notifications");
-        // A device has few queues.
-        let queues = 0..device.queue_sizes().len() as u16;
-        if queues
-            .clone()
-            .all(|queue| std::ptr::eq(device.kick_of(queue), device.kick()))
-        {
-            return self
-                .vm
-                .register_ioevent(device.kick(), &address, NoDatamatch)
-                .map_err(failed());
-        }
-        for queue in queues {
-            self.vm
-                .register_ioevent(device.kick_of(queue), &address, u32::from(queue))
-                .map_err(failed())?;
-        }
-        Ok(())
     }
 
     /// Has the device thread serve a device when it is kicked.
@@ -118,7 +106,7 @@ impl<'a> Slots<'a> {
             .chain((0..read_write).map(DiskSlot::ReadWrite));
         slots
             .map(|slot| {
-                let disk = self.add(|_, notifier| Disk::new(slot, notifier))?;
+                let disk = self.place(|_, notifier| Disk::new(slot, notifier))?;
                 if let Some(name) = self.names.last_mut() {
                     *name = slot.serial();
                 }
@@ -129,5 +117,68 @@ impl<'a> Slots<'a> {
 
     pub(super) fn finish(self) -> (Vec<Mutex<Window>>, Vec<String>) {
         (self.windows, self.names)
+    }
+}
+
+/// Has KVM turn the driver's notifications into kicks: by queue number for a device that tells its queues
+/// apart.
+fn signal_notifications(vm: &VmFd, device: &dyn Device, register: u64) -> Result<(), Error> {
+    let address = IoEventAddress::Mmio(register);
+    let failed = || Error::kvm("signal a device's notifications");
+    // A device has few queues.
+    let queues = 0..device.queue_sizes().len() as u16;
+    if queues
+        .clone()
+        .all(|queue| std::ptr::eq(device.kick_of(queue), device.kick()))
+    {
+        return vm
+            .register_ioevent(device.kick(), &address, NoDatamatch)
+            .map_err(failed());
+    }
+    for queue in queues {
+        vm.register_ioevent(device.kick_of(queue), &address, u32::from(queue))
+            .map_err(failed())?;
+    }
+    Ok(())
+}
+
+/// The disk slots' notifications, which KVM signals from a slot's first binding on.
+///
+/// To have KVM signal them waits for a grace period of the host's kernel, for each slot, and most slots are never
+/// used. Until then a write to the register leaves the guest and kicks the device all the same.
+pub(super) struct Doorbells {
+    vm: Arc<VmFd>,
+    /// The window of the first slot.
+    first: usize,
+    signalled: Vec<AtomicBool>,
+}
+
+impl fmt::Debug for Doorbells {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Doorbells").finish_non_exhaustive()
+    }
+}
+
+impl Doorbells {
+    /// For so many slots from the next window on.
+    pub(super) fn new(slots: &Slots<'_>, count: usize) -> Self {
+        Self {
+            vm: Arc::clone(slots.vm),
+            first: slots.windows.len(),
+            signalled: (0..count).map(|_| AtomicBool::new(false)).collect(),
+        }
+    }
+
+    /// Has KVM signal the notifications of slot number `index`, which is this disk. Once it does this does nothing.
+    pub(super) fn signal(&self, index: usize, disk: &Disk) -> Result<(), Error> {
+        let Some(signalled) = self.signalled.get(index) else {
+            return Ok(());
+        };
+        if !signalled.load(Ordering::Relaxed) {
+            let register = virtio_window(self.first + index) + QUEUE_NOTIFY;
+            signal_notifications(&self.vm, disk, register)?;
+            signalled.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 }
