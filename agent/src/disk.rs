@@ -49,6 +49,17 @@ impl Default for Disks {
 }
 
 impl Disks {
+    /// Disks that are shown in a directory as `/sys/block` shows a guest's, for an agent that is not in one.
+    /// Their nodes are where a guest's are; none of them waits for its driver.
+    #[must_use]
+    pub fn shown_in(directory: &Path) -> Self {
+        Self {
+            sys_block: directory.join("block"),
+            platform: directory.join("platform"),
+            ..Self::default()
+        }
+    }
+
     /// The disk with this serial, once something is bound to it. That the host must have done before, if it
     /// is for the first time.
     pub async fn wait(&self, serial: &str, deadline: Deadline) -> Result<Disk> {

@@ -1,10 +1,12 @@
 //! Whether end-to-end tests can run here, and what they share.
 
 use crate::watchdog;
+use bulkhead_tests::node::Options;
 use bulkhead_tests::{Node, Registry};
 use std::io::Write;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// Why end-to-end tests cannot run here; `None` if they can.
 fn obstacle() -> Option<&'static str> {
@@ -24,11 +26,22 @@ fn obstacle() -> Option<&'static str> {
     }
 }
 
+/// A number from the environment.
+pub(crate) fn setting(name: &str, default: u64) -> u64 {
+    let value = std::env::var(name).ok();
+    value.map_or(default, |value| value.parse().unwrap())
+}
+
 /// True if end-to-end tests can run here; else says why not. Where they must run
 /// (BULKHEAD_E2E=required) that is a failure.
 pub(crate) fn ready() -> bool {
+    ready_for(watchdog::LIMIT)
+}
+
+/// As [`ready`], for a test that may take this long.
+pub(crate) fn ready_for(limit: Duration) -> bool {
     let Some(obstacle) = obstacle() else {
-        watchdog::begin();
+        watchdog::begin(limit);
         return true;
     };
     assert!(
@@ -53,7 +66,16 @@ pub(crate) fn registry() -> &'static Registry {
 
 /// A node with the demo image, and the image's name.
 pub(crate) async fn node_with_image() -> (Node, String) {
-    let node = Node::start().await.unwrap();
+    node_with(Options::default()).await
+}
+
+/// The same with pods of processes instead of VMs.
+pub(crate) async fn process_node_with_image() -> (Node, String) {
+    node_with(Options::processes()).await
+}
+
+async fn node_with(options: Options) -> (Node, String) {
+    let node = Node::start_with(options).await.unwrap();
     let image = demo_image();
     bulkhead_tests::pod::pull(&node, &image).await.unwrap();
     (node, image)

@@ -1,15 +1,16 @@
 //! Many clients at once on the same pods, at random, against a model of what the answers must be.
 //!
 //! Each pod's model is held by one client at a time, so that its answers can be known; the pods are
-//! worked on all at once. BULKHEAD_MODEL_PODS and BULKHEAD_MODEL_STEPS make it larger,
-//! BULKHEAD_MODEL_SEED repeats a run.
+//! worked on all at once. BULKHEAD_MODEL_SEED repeats a run; of that with pods of processes,
+//! BULKHEAD_MODEL_PODS and BULKHEAD_MODEL_STEPS change the size.
 
-use crate::environment::{node_with_image, ready};
+use crate::environment::{node_with_image, process_node_with_image, ready, ready_for, setting};
 use bulkhead_cri::v1::{self, ContainerState as State};
 use bulkhead_tests::Node;
 use bulkhead_tests::pod::{self, container, exec};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Mutex;
 use tonic::Code;
 
@@ -42,22 +43,32 @@ impl Random {
     }
 }
 
-fn setting(name: &str, default: u64) -> u64 {
-    let value = std::env::var(name).ok();
-    value.map_or(default, |value| value.parse().unwrap())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_at_random_get_the_answers_of_the_model() {
     if !ready() {
         return;
     }
+    drive(node_with_image().await, 6, 14).await;
+}
+
+/// As many pods as fit on no test machine as VMs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_at_random_get_the_answers_of_the_model_of_fifty_pods() {
+    let (pods, steps) = (
+        setting("BULKHEAD_MODEL_PODS", 50),
+        setting("BULKHEAD_MODEL_STEPS", 20),
+    );
+    if !ready_for(Duration::from_secs(120 + CLIENTS * steps)) {
+        return;
+    }
+    drive(process_node_with_image().await, pods, steps).await;
+}
+
+async fn drive((node, image): (Node, String), count: u64, steps: u64) {
     let clock = std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos();
     let seed = setting("BULKHEAD_MODEL_SEED", clock.into()).max(1);
     println!("BULKHEAD_MODEL_SEED={seed}");
-    let (node, image) = node_with_image().await;
     let node = Arc::new(node);
-    let count = setting("BULKHEAD_MODEL_PODS", 6);
     let models: Arc<Vec<_>> = Arc::new(
         (0..count)
             .map(|number| {
@@ -72,7 +83,6 @@ async fn clients_at_random_get_the_answers_of_the_model() {
         .await
         .unwrap()
         .into_inner();
-    let steps = setting("BULKHEAD_MODEL_STEPS", 14);
     let mut clients = tokio::task::JoinSet::new();
     for client in 0..CLIENTS {
         let (node, image, models) = (node.clone(), image.clone(), models.clone());

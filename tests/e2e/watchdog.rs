@@ -15,16 +15,19 @@ macro_rules! say {
     };
 }
 
-/// The most that one test may take.
-const LIMIT: Duration = Duration::from_secs(180);
+/// The most that one test may take, unless it says otherwise.
+pub(crate) const LIMIT: Duration = Duration::from_secs(180);
 /// What a test gets to fail when its processes are gone.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// Begins a test's time.
-pub(crate) fn begin() {
-    static CURRENT: Mutex<Option<(Instant, String)>> = Mutex::new(None);
+/// Begins the time of a test that may take this long.
+pub(crate) fn begin(limit: Duration) {
+    static CURRENT: Mutex<Option<(Instant, Duration, String)>> = Mutex::new(None);
     let name = std::thread::current().name().unwrap_or_default().to_owned();
-    let before = CURRENT.lock().unwrap().replace((Instant::now(), name));
+    let before = CURRENT
+        .lock()
+        .unwrap()
+        .replace((Instant::now(), limit, name));
     if before.is_some() {
         return;
     }
@@ -32,15 +35,15 @@ pub(crate) fn begin() {
         let mut killed = None;
         loop {
             std::thread::sleep(Duration::from_secs(1));
-            let Some((began, name)) = CURRENT.lock().unwrap().clone() else {
+            let Some((began, limit, name)) = CURRENT.lock().unwrap().clone() else {
                 continue;
             };
             if killed.as_ref() == Some(&name) {
-                if began.elapsed() > LIMIT + GRACE {
+                if began.elapsed() > limit + GRACE {
                     say!("{name} has not ended although its processes were killed");
                     std::process::exit(1);
                 }
-            } else if began.elapsed() > LIMIT {
+            } else if began.elapsed() > limit {
                 say!("{name} has not ended after {:?}", began.elapsed());
                 let ours = processes();
                 // Twice, to tell who runs from who waits.

@@ -37,6 +37,22 @@ pub struct Options {
     pub wrapper: Option<Wrapper>,
 }
 
+impl Options {
+    /// Pods of processes instead of VMs: quick, and many fit on a machine. They isolate nothing and have no
+    /// network; see `tests/src/bin/process_vm/main.rs`.
+    #[must_use]
+    pub fn processes() -> Self {
+        let program = artifact("bin/bulkhead-vmm-process").display().to_string();
+        let configure: Configure = Box::new(|config| {
+            config.insert("vmm".to_owned(), toml::Value::String(program));
+        });
+        Self {
+            configure: Some(configure),
+            wrapper: None,
+        }
+    }
+}
+
 impl Node {
     /// Starts a daemon with the usual configuration.
     ///

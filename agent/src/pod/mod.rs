@@ -39,6 +39,8 @@ pub struct Pod {
     /// `/dev/shm`.
     shm: PathBuf,
     scratch: Arc<Scratch>,
+    /// Whether the clock is the pod's to set.
+    own_clock: bool,
     /// One `Configure` at a time.
     busy: tokio::sync::Mutex<()>,
 }
@@ -51,7 +53,17 @@ impl Pod {
             sysctls,
             shm,
             scratch,
+            own_clock: true,
             busy: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// For an agent that is not in a guest: the clock is everybody's there, and left alone.
+    #[must_use]
+    pub fn without_clock(self) -> Self {
+        Self {
+            own_clock: false,
+            ..self
         }
     }
 
@@ -60,7 +72,7 @@ impl Pod {
         let sysctls = check(request)?;
         let interfaces = network::parse(&request.interfaces)?;
         let _one = self.busy.lock().await;
-        if request.time_ns != 0 {
+        if request.time_ns != 0 && self.own_clock {
             step_clock(request.time_ns)?;
         }
         if !request.hostname.is_empty() {

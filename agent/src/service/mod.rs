@@ -6,7 +6,7 @@ use crate::engine::{BlockDevice, CreateSpec, Engine, ExecSpec, PidNamespace, Std
 use crate::id::Id;
 use crate::pod::Pod;
 use crate::streams::Forwards;
-use crate::streams::server::Incoming;
+use crate::sys::fd::Fd;
 use crate::{Error, engine};
 use async_trait::async_trait;
 use bulkhead_agent_api::agent::{
@@ -16,6 +16,8 @@ use bulkhead_agent_api::agent::{
     UpdateContainerRequest,
 };
 use bulkhead_agent_api::{agent as api, agent_ttrpc};
+use futures_core::Stream;
+use std::io;
 use std::sync::Arc;
 use tokio::sync::Notify;
 use ttrpc::r#async::{Server, ServerStreamSender, TtrpcContext};
@@ -41,7 +43,10 @@ impl Service {
     }
 
     /// Serves on these connections until the server is dropped.
-    pub async fn serve(self, incoming: Incoming) -> ttrpc::Result<Server> {
+    pub async fn serve(
+        self,
+        incoming: impl Stream<Item = io::Result<Fd>> + Send + 'static,
+    ) -> ttrpc::Result<Server> {
         let mut server = Server::new()
             .add_listener(Listener::new(incoming))
             .register_service(agent_ttrpc::create_agent(Arc::new(self)));

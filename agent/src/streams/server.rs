@@ -3,6 +3,7 @@
 use super::Hub;
 use crate::sys::fd::Fd;
 use crate::sys::net::{HOST_CID, accept};
+use futures_core::Stream;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -61,7 +62,7 @@ impl Incoming {
     }
 }
 
-impl futures_core::Stream for Incoming {
+impl Stream for Incoming {
     type Item = io::Result<Fd>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -69,10 +70,13 @@ impl futures_core::Stream for Incoming {
     }
 }
 
-/// Takes the connections of byte streams for ever.
-pub async fn serve(incoming: Incoming, hub: Arc<Hub>) {
-    loop {
-        let connection = incoming.next().await;
+/// Takes the connections of byte streams until there are no more.
+pub async fn serve(mut incoming: impl Stream<Item = io::Result<Fd>> + Unpin, hub: Arc<Hub>) {
+    let mut next = async || std::future::poll_fn(|c| Pin::new(&mut incoming).poll_next(c)).await;
+    while let Some(connection) = next().await {
+        let Ok(connection) = connection else {
+            continue;
+        };
         let hub = hub.clone();
         tokio::spawn(async move {
             if let Ok(Ok(id)) = tokio::time::timeout(HEADER_TIME, header(&connection)).await {

@@ -9,6 +9,7 @@ use crate::{Result, SandboxError};
 use bulkhead_agent_api::agent::ContainerStats;
 use bulkhead_agent_api::cgroup::figures;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Seek};
 use std::path::{Component, Path, PathBuf};
@@ -140,10 +141,22 @@ fn destroy(path: &Path) -> Result<()> {
         result => result.map_err(failed("kill"))?,
     }
     wait_until_empty(path).map_err(failed("empty"))?;
+    remove(path).map_err(failed("remove"))
+}
+
+/// Removes it with the cgroups below, which whoever ran in it may have made.
+fn remove(path: &Path) -> std::io::Result<()> {
     match fs::remove_dir(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        result => result.map_err(failed("remove")),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {}
+        result => return result,
     }
+    for entry in fs::read_dir(path)?.flatten() {
+        if entry.file_type()?.is_dir() {
+            remove(&entry.path())?;
+        }
+    }
+    fs::remove_dir(path)
 }
 
 /// `cgroup.events` raises POLLPRI whenever `populated` changes.
