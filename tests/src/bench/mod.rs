@@ -12,6 +12,7 @@ pub mod memory;
 pub mod net;
 mod peer;
 pub mod pods;
+pub mod pods_network;
 mod usage;
 pub mod vmm;
 mod vms;

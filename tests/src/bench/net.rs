@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 const RUNS: usize = 5;
 /// How long each stream runs.
-const LENGTH: Duration = Duration::from_millis(1500);
+pub(super) const LENGTH: Duration = Duration::from_millis(1500);
 
 #[derive(Default)]
 struct Row {
@@ -104,7 +104,7 @@ fn measure(guest: &mut Guest) -> Result<[f64; 3]> {
 }
 
 /// How many requests a second are answered, one at a time.
-fn requests(mut stream: TcpStream) -> Result<f64> {
+pub(super) fn requests(mut stream: TcpStream) -> Result<f64> {
     stream.set_nodelay(true)?;
     let (began, mut count) = (Instant::now(), 0);
     let mut byte = [0];

@@ -21,6 +21,11 @@ pub(super) struct Containerd {
 
 impl Containerd {
     pub(super) async fn start(registry: &Registry) -> Result<Self> {
+        Self::start_with(registry, Path::new("/nonexistent")).await
+    }
+
+    /// With CNI configurations from a directory.
+    pub(super) async fn start_with(registry: &Registry, networks: &Path) -> Result<Self> {
         let directory = TempDir::with_prefix("bulkhead-containerd-")?;
         let path = directory.path();
         let pause = push_pause_image(registry, path)?;
@@ -28,8 +33,10 @@ impl Containerd {
             "version = 2\nroot = \"{0}/root\"\nstate = \"{0}/state\"\n\
              [grpc]\naddress = \"{0}/containerd.sock\"\n\
              [plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"{pause}\"\n\
-             disable_apparmor = true\nrestrict_oom_score_adj = true\n",
-            path.display()
+             disable_apparmor = true\nrestrict_oom_score_adj = true\n\
+             [plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = \"/usr/lib/cni\"\nconf_dir = \"{1}\"\n",
+            path.display(),
+            networks.display()
         );
         std::fs::write(path.join("config.toml"), config)?;
         let mut process = Command::new("containerd")

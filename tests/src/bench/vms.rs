@@ -65,6 +65,8 @@ impl Kind {
 pub(super) struct Parts<'a> {
     /// A network interface with a tap, and whether vhost-net moves its packets.
     pub(super) network: Option<bool>,
+    /// The bridge whose port the tap is to be, which has [`HOST`] then.
+    pub(super) bridge: Option<&'a str>,
     /// A read-only disk, `ro0`.
     pub(super) disk: Option<&'a Path>,
     /// A writable disk, `rw0`.
@@ -156,7 +158,10 @@ impl Guest {
             uptime: uptime.parse()?,
         };
         if parts.network.is_some() {
-            support::configure(TAP, &format!("{HOST}/24"));
+            match parts.bridge {
+                Some(bridge) => join(bridge)?,
+                None => support::configure(TAP, &format!("{HOST}/24")),
+            }
             ensure!(
                 guest.ask("configure 2")? == "ok",
                 "The guest has no network"
@@ -209,6 +214,13 @@ impl Guest {
     pub(super) fn connect(&self, port: u32) -> Result<Box<dyn Stream>> {
         self.machine.connect(port)
     }
+}
+
+fn join(bridge: &str) -> Result<()> {
+    let words = ["link", "set", TAP, "master", bridge, "up"];
+    let status = Command::new("ip").args(words).status()?;
+    ensure!(status.success(), "The tap cannot be joined to {bridge}");
+    Ok(())
 }
 
 impl Machine {

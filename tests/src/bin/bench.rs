@@ -1,11 +1,11 @@
 //! The benchmarks: figures side by side with the peers, in one run, on one machine. Arguments choose
-//! parts (`engine`, `cri`, `boot`, `pods`, `memory`, `blk`, `net`, `vmm`, `vsock`); without any, all run. `soak` runs when it is
-//! named. `images`, or `images KIND...`, needs no VM and is meant for the machine itself;
-//! `BULKHEAD_BENCH_ROUNDS` makes it shorter, and `blk`, `net` and `vsock` too.
+//! parts (`engine`, `cri`, `boot`, `pods`, `pods-network`, `memory`, `blk`, `net`, `vmm`, `vsock`); without any, all run.
+//! `soak` runs when it is named. `images`, or `images KIND...`, needs no VM and is meant for the machine itself;
+//! `BULKHEAD_BENCH_ROUNDS` makes it shorter, and `blk`, `net`, `pods-network` and `vsock` too.
 
 use anyhow::Result;
 use bulkhead_tests::bench::{
-    blk, boot, cri, engine, images, machine, memory, net, pods, vmm, vsock,
+    blk, boot, cri, engine, images, machine, memory, net, pods, pods_network, vmm, vsock,
 };
 use bulkhead_tests::{Node, Registry, pod, soak};
 use std::path::Path;
@@ -41,6 +41,10 @@ fn main() -> Result<()> {
     }
     if wanted("vsock") {
         println!("{}", vsock::run()?);
+    }
+    if wanted("pods-network") {
+        let registry = Registry::start()?;
+        println!("{}", runtime.block_on(pods_network::run(&registry))?);
     }
     if wanted("cri") {
         let registry = Registry::start()?;

@@ -3,6 +3,8 @@
 //! It dials host port 1024 and says `ready`, then obeys a line at a time on guest port 5000, each
 //! answered by a line. Port 5001 echoes, 5002 counts what it is sent and answers after the end of
 //! it, 5003 sends as many bytes as it is asked for, 5004 answers how many bytes it was sent.
+//!
+//! Where it is not PID 1, such as in a container, it obeys its command line and ends.
 
 mod disk;
 
@@ -162,6 +164,32 @@ fn respond(to: &str) -> std::io::Result<String> {
         stream.write_all(&byte)?;
     }
     Ok("ok".to_owned())
+}
+
+/// Sends small packets over UDP for so many milliseconds, and then answers how many.
+fn pelt(to: &str, milliseconds: u64) -> std::io::Result<String> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect(to)?;
+    let end = std::time::Instant::now() + std::time::Duration::from_millis(milliseconds);
+    let mut count = 0_u64;
+    while std::time::Instant::now() < end {
+        // Whether it arrives is what the other side counts.
+        count += u64::from(socket.send(&[b'u'; 64]).is_ok());
+    }
+    Ok(count.to_string())
+}
+
+/// Connects over TCP, reads to the end and closes, again and again; answers how often and in how many
+/// microseconds.
+fn greet(to: &str, milliseconds: u64) -> std::io::Result<String> {
+    let began = std::time::Instant::now();
+    let mut count = 0_u64;
+    while began.elapsed().as_millis() < u128::from(milliseconds) {
+        let mut stream = std::net::TcpStream::connect(to)?;
+        stream.read_to_end(&mut Vec::new())?;
+        count += 1;
+    }
+    Ok(format!("{count} {}", began.elapsed().as_micros()))
 }
 
 /// The connections of a flood.
@@ -390,6 +418,8 @@ fn obey(line: &str) -> std::io::Result<String> {
             Ok(answers.collect::<Result<Vec<_>, _>>()?.join(", "))
         }
         ["pour", to, milliseconds] => pour(to, milliseconds.parse().unwrap_or(0)),
+        ["pelt", to, milliseconds] => pelt(to, milliseconds.parse().unwrap_or(0)),
+        ["greet", to, milliseconds] => greet(to, milliseconds.parse().unwrap_or(0)),
         ["respond", to] => respond(to),
         ["drain", to] => Ok(drained(&mut std::net::TcpStream::connect(to)?)?.to_string()),
         ["sequential", serial] => disk::read(&named(serial)?),
@@ -450,6 +480,17 @@ fn commands(stream: File) {
 }
 
 fn main() {
+    if std::process::id() != 1 {
+        let words: Vec<String> = std::env::args().skip(1).collect();
+        match obey(&words.join(" ")) {
+            Ok(answer) => println!("{answer}"),
+            Err(error) => {
+                eprintln!("error: {error}");
+                std::process::exit(1);
+            }
+        }
+        return;
+    }
     for (kind, path) in [(c"devtmpfs", c"/dev"), (c"proc", c"/proc"), (c"sysfs", c"/sys")] {
         let _ = fs::create_dir_all(path.to_str().unwrap());
         // SAFETY: mounts with constant strings.
