@@ -1,8 +1,10 @@
 //! What a container sees and how it ends.
 
-use crate::environment::{node_with_image, ready};
+use crate::environment::{node_with_image, process_node_with_image, ready};
 use bulkhead_cri::v1;
+use bulkhead_tests::Node;
 use bulkhead_tests::pod::{self, Pod, container, exec, wait};
+use std::collections::BTreeSet;
 use std::time::Instant;
 use tonic::Code;
 
@@ -37,13 +39,23 @@ async fn a_container_has_what_its_configuration_says() {
 
 #[tokio::test]
 async fn users_and_capabilities_are_as_asked() {
-    if !ready() {
-        return;
+    if ready() {
+        users(node_with_image().await).await;
     }
-    let (node, image) = node_with_image().await;
+}
+
+#[tokio::test]
+async fn users_and_capabilities_of_processes_are_as_asked() {
+    if ready() {
+        users(process_node_with_image().await).await;
+    }
+}
+
+async fn users((node, image): (Node, String)) {
     let pod = Pod::run(&node, "user").await.unwrap();
     let run = async |security: v1::LinuxContainerSecurityContext, name: &str| {
-        let script = "id -u; id -g; grep CapEff /proc/self/status; touch /x 2>/dev/null && echo rw";
+        let script =
+            "id -G; id -u; id -g; grep CapEff /proc/self/status; touch /x 2>/dev/null && echo rw";
         let mut config = container(name, &image, &["/bin/sh", "-c", script]);
         config.linux = Some(v1::LinuxContainerConfig {
             security_context: Some(security),
@@ -51,12 +63,26 @@ async fn users_and_capabilities_are_as_asked() {
         });
         let id = pod.start(config).await.unwrap();
         let ended = wait(&node, &id).await.unwrap();
-        assert_ne!(ended.stdout, "", "{ended:?}");
-        ended.stdout
+        let (groups, seen) = ended.stdout.split_once('\n').expect("It prints lines");
+        let numbers = |text: &str| {
+            text.split_whitespace()
+                .map(|n| n.parse().unwrap())
+                .collect()
+        };
+        let groups: BTreeSet<i64> = numbers(groups);
+        let ids: Vec<i64> = seen.lines().take(2).map(|id| id.parse().unwrap()).collect();
+        // The status says the same.
+        let user = ended.status.user.clone().and_then(|user| user.linux);
+        let user = user.unwrap_or_default();
+        assert_eq!([user.uid, user.gid], *ids, "{ended:?}");
+        let told: BTreeSet<i64> = user.supplemental_groups.into_iter().collect();
+        assert_eq!(told, groups, "{ended:?}");
+        seen.to_owned()
     };
     let security = v1::LinuxContainerSecurityContext {
         run_as_user: Some(v1::Int64Value { value: 1234 }),
         run_as_group: Some(v1::Int64Value { value: 2345 }),
+        supplemental_groups: vec![2345, 77],
         readonly_rootfs: true,
         ..Default::default()
     };

@@ -9,7 +9,7 @@ use super::create::{self, Joining, Resources};
 use super::launch::{Control, Process, Waiting};
 use super::stdio::Pumps;
 use super::supervisor::{Supervisor, now_ns};
-use super::{CreateSpec, ExecSpec, Figures, Shared};
+use super::{CreateSpec, Created, ExecSpec, Figures, Shared};
 use crate::cgroup::Cgroup;
 use crate::deadline::Deadline;
 use crate::error::Context;
@@ -70,11 +70,11 @@ pub(super) struct Start {
     /// A process in the pid namespace that it is to be in.
     pub(super) target: Option<Arc<OwnedFd>>,
     pub(super) deadline: Deadline,
-    pub(super) reply: Reply<u32>,
+    pub(super) reply: Reply<Created>,
 }
 
 /// A creation that failed, to be answered when the name is free again.
-pub(super) struct Failed(pub(super) Reply<u32>, pub(super) Error);
+pub(super) struct Failed(pub(super) Reply<Created>, pub(super) Error);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -153,7 +153,10 @@ pub(super) async fn run(
             return Some(Failed(start.reply, error));
         }
     };
-    let pid = waiting.process.pid;
+    let created = Created {
+        pid: waiting.process.pid,
+        identity: waiting.identity.clone(),
+    };
     if let Some(usage) = resources.usage.take() {
         // Set once, here.
         let _ = figures.set(Figures {
@@ -165,7 +168,8 @@ pub(super) async fn run(
         let mut state = lock(&snapshot);
         state.container_id = start.spec.id.to_string();
         state.phase = ContainerPhase::CREATED.into();
-        state.pid = pid;
+        state.pid = created.pid;
+        state.identity = created.identity_message().into();
         state.stdio = Some(start.spec.stdio.to_message()).into();
     }
     let mut actor = Actor {
@@ -187,7 +191,7 @@ pub(super) async fn run(
     };
     actor.supervise(None, actor.control.clone(), waiting.exit, waiting.pumps, 0);
     // The caller may have given up: its daemon finds the container in the list.
-    let _ = start.reply.send(Ok(pid));
+    let _ = start.reply.send(Ok(created));
     while let Some(command) = mailbox.recv().await {
         actor.handle(command);
         if !actor.removers.is_empty() && actor.phase == Phase::Exited && actor.execs.is_empty() {

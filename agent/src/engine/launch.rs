@@ -6,6 +6,7 @@ use super::stdio::{Prepared, Pumps};
 use crate::cgroup::Cgroup;
 use crate::error::Context;
 use crate::init::plan::{Failure, GO, MAX_ANSWER, Plan, READY, fds};
+use crate::init::user::Identity;
 use crate::reaper::{ExitReceiver, Status};
 use crate::streams::pump::InputEnd;
 use crate::sys::fd::Fd;
@@ -25,6 +26,8 @@ use tokio::task::JoinHandle;
 /// A process that has done everything but run its program.
 pub(super) struct Waiting {
     pub(super) process: Process,
+    /// Who it is, if it could be told.
+    pub(super) identity: Option<Identity>,
     pub(super) control: Control,
     pub(super) exit: ExitReceiver,
     pub(super) pumps: Pumps,
@@ -103,9 +106,9 @@ pub(super) async fn launch(
         // What it said before it ended may not have been noticed yet.
         status = &mut exit => (control.receive_now(), Some(status)),
     };
-    let master = match (answer, early) {
+    let (master, identity) = match (answer, early) {
         (Ok(Answer::Failure(failure)), _) => return Err(failure.into()),
-        (Ok(Answer::Ready(master)), None) => master,
+        (Ok(Answer::Ready(master, identity)), None) => (master, identity),
         (_, Some(status)) => return Err(died(status.ok())),
         (_, None) => return Err(died(exit.await.ok())),
     };
@@ -122,6 +125,7 @@ pub(super) async fn launch(
             master: master.map(Arc::new),
             cgroup: None,
         },
+        identity,
         control,
         exit,
         pumps,
@@ -153,8 +157,8 @@ pub(super) struct Control(Fd);
 
 /// What a process said.
 pub(super) enum Answer {
-    /// All is prepared; the master of its terminal came along.
-    Ready(Option<OwnedFd>),
+    /// All is prepared; the master of its terminal came along, and who it is.
+    Ready(Option<OwnedFd>, Option<Identity>),
     /// It does not run its program.
     Failure(Failure),
     /// The socket is closed: the program runs, or the process has ended.
@@ -195,9 +199,14 @@ fn receive(socket: BorrowedFd<'_>) -> io::Result<Answer> {
         _ => None,
     });
     let text = buffer.get(..message.bytes).unwrap_or_default();
+    if let Some(identity) = text.strip_prefix(READY) {
+        return Ok(Answer::Ready(
+            received,
+            serde_json::from_slice(identity).ok(),
+        ));
+    }
     Ok(match text {
         [] => Answer::Closed,
-        READY => Answer::Ready(received),
         text => Answer::Failure(Failure::parse(text)),
     })
 }

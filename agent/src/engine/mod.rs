@@ -31,6 +31,7 @@ use crate::deadline::Deadline;
 use crate::error::Context;
 use crate::events::Events;
 use crate::id::Id;
+use crate::init::user::Identity;
 use crate::reaper::Reaper;
 use crate::streams::Hub;
 use crate::{Error, Result, cgroup, sys};
@@ -115,6 +116,28 @@ struct Entry {
 struct Figures {
     cgroup: Arc<Cgroup>,
     usage: Arc<Usage>,
+}
+
+/// The first process of a container, which waits.
+#[derive(Debug)]
+pub struct Created {
+    /// In the first pid namespace.
+    pub pid: u32,
+    /// Who it is, unless it has too many groups to tell.
+    pub identity: Option<Identity>,
+}
+
+impl Created {
+    /// As a message.
+    pub(crate) fn identity_message(&self) -> Option<bulkhead_agent_api::agent::Identity> {
+        self.identity.as_ref().map(|identity| {
+            let mut message = bulkhead_agent_api::agent::Identity::new();
+            message.uid = identity.uid;
+            message.gid = identity.gid;
+            message.groups = identity.groups.clone();
+            message
+        })
+    }
 }
 
 /// A container to create.
@@ -243,8 +266,8 @@ impl Engine {
         &self.shared.events
     }
 
-    /// Prepares a container. Returns the pid of its waiting process.
-    pub async fn create(&self, spec: CreateSpec, deadline: Deadline) -> Result<u32> {
+    /// Prepares a container and tells of its waiting process.
+    pub async fn create(&self, spec: CreateSpec, deadline: Deadline) -> Result<Created> {
         let target = match &spec.pid {
             PidNamespace::Of(id) => Some(self.ask(id, Command::Target).await?),
             _ => None,

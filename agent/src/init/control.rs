@@ -1,6 +1,7 @@
 //! The process's end of the control socket, and the other descriptors that it was born with.
 
 use super::plan::{Failure, GO, MAX_ANSWER, READY, fds};
+use super::user::Identity;
 use rustix::io::FdFlags;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use std::io::IoSlice;
@@ -40,7 +41,14 @@ pub(super) struct Control(OwnedFd);
 
 impl Control {
     /// Says that all is prepared and hands over the terminal's master.
-    pub(super) fn ready(&self, master: Option<&OwnedFd>) -> rustix::io::Result<()> {
+    pub(super) fn ready(
+        &self,
+        master: Option<&OwnedFd>,
+        identity: Option<&Identity>,
+    ) -> rustix::io::Result<()> {
+        let identity = identity.and_then(|identity| serde_json::to_vec(identity).ok());
+        let identity = identity.filter(|text| READY.len() + text.len() <= MAX_ANSWER);
+        let identity = identity.unwrap_or_default();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         let fds = master.map(|master| [master.as_fd()]);
@@ -49,7 +57,7 @@ impl Control {
         }
         rustix::net::sendmsg(
             &self.0,
-            &[IoSlice::new(READY)],
+            &[IoSlice::new(READY), IoSlice::new(&identity)],
             &mut ancillary,
             SendFlags::NOSIGNAL,
         )?;

@@ -16,7 +16,7 @@ const MAX_CAPABILITY: u32 = 63;
 
 /// What was found in the image.
 pub(super) struct Prepared {
-    identity: Identity,
+    pub(super) identity: Identity,
     /// For HOME, if the environment lacks it.
     pub(super) home: String,
 }

@@ -102,7 +102,7 @@ fn become_program(control: &Control, plan: OwnedFd, others: Vec<OwnedFd>) -> Ste
     identity::assume(&plan.process, &prepared)?;
     let env = program::environment(&plan.process.env, &prepared.home);
     control
-        .ready(master.as_ref())
+        .ready(master.as_ref(), Some(&prepared.identity))
         .doing("report to the agent")?;
     drop(master);
     if !control.wait_for_go() {

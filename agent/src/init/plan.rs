@@ -31,7 +31,7 @@ pub mod fds {
 /// The message by which the agent lets the program run.
 pub const GO: &[u8] = b"go";
 /// The message that says that all is prepared; the master of the terminal, if there is one, comes
-/// along (`SCM_RIGHTS`).
+/// along (`SCM_RIGHTS`). Who the process is follows as JSON, if it has a program to run and that fits.
 pub const READY: &[u8] = b"ready";
 /// The longest answer in bytes.
 pub const MAX_ANSWER: usize = 16 * 1024;

@@ -17,7 +17,7 @@ pub(super) fn stay(control: &Control, empty: Option<&Path>) -> Step<Never> {
     if let Some(empty) = empty {
         cage(empty)?;
     }
-    control.ready(None).doing("report to the agent")?;
+    control.ready(None, None).doing("report to the agent")?;
     while control.wait_for_go() {}
     Err(Failure {
         kind: FailureKind::Other,

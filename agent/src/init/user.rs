@@ -8,12 +8,13 @@
 
 use super::plan::{Failure, FailureKind};
 use crate::id::quote;
+use serde::{Deserialize, Serialize};
 
 /// The largest file that is read.
 pub const MAX_FILE: u64 = 1024 * 1024;
 
 /// Who the program runs as.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// User.
     pub uid: u32,

@@ -128,11 +128,10 @@ impl agent_ttrpc::Agent for Service {
             block_devices: request.block_devices.into_iter().map(block).collect(),
         };
         let mut response = CreateContainerResponse::new();
-        response.pid = self
-            .engine
-            .create(spec, deadline(context))
-            .await
-            .map_err(rpc)?;
+        let created = self.engine.create(spec, deadline(context)).await;
+        let created = created.map_err(rpc)?;
+        response.pid = created.pid;
+        response.identity = created.identity_message().into();
         Ok(response)
     }
 

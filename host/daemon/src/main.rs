@@ -4,6 +4,7 @@ mod check;
 mod cli;
 mod config;
 mod cri;
+mod heap;
 mod node;
 mod serve;
 mod streams;
@@ -12,6 +13,7 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    heap::prepare();
     let command = cli::Cli::parse();
     match command.run() {
         Ok(code) => ExitCode::from(code),

@@ -8,9 +8,10 @@ use crate::place::Place;
 use crate::record::StreamIds;
 use crate::{Result, SandboxError};
 use bulkhead_agent_api::agent::{
-    ConfigureRequest, ContainerRequest, CreateContainerRequest, Empty, Event, EventsRequest,
-    ExecRequest, ForwardRequest, LimitPodRequest, ListContainersResponse, ResizeTerminalRequest,
-    SignalRequest, StatsRequest, StatsResponse, Stdio, UpdateContainerRequest,
+    ConfigureRequest, ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty,
+    Event, EventsRequest, ExecRequest, ForwardRequest, LimitPodRequest, ListContainersResponse,
+    ResizeTerminalRequest, SignalRequest, StatsRequest, StatsResponse, Stdio,
+    UpdateContainerRequest,
 };
 use bulkhead_agent_api::agent_ttrpc::AgentClient;
 use bulkhead_agent_api::{CONTROL_PORT, STREAM_PORT};
@@ -73,10 +74,13 @@ impl Agent {
         self.call("Configuration", self.pod(), call).await.map(drop)
     }
 
-    pub(crate) async fn create_container(&self, request: &CreateContainerRequest) -> Result<u32> {
+    pub(crate) async fn create_container(
+        &self,
+        request: &CreateContainerRequest,
+    ) -> Result<CreateContainerResponse> {
         let call = self.client.create_container(deadline(), request);
         let made = self.call("Creation", container(&request.container_id), call);
-        Ok(made.await?.pid)
+        made.await
     }
 
     pub(crate) async fn start_container(&self, id: &str) -> Result<()> {

@@ -13,14 +13,14 @@
 use crate::events::{Ran, Told};
 use crate::io::{ContainerIo, Pump};
 use crate::phases::wall_clock_ns;
-use crate::record::{ContainerRecord, ContainerState, ExitRecord};
+use crate::record::{ContainerRecord, ContainerState, ExitRecord, Identity};
 use crate::sandbox::{Running, Sandbox};
 use crate::stats::Rate;
 use crate::{Result, SandboxError};
-use bulkhead_agent_api::agent::Exit;
+use bulkhead_agent_api::agent::{self, Exit};
 use bulkhead_cri::v1::LinuxContainerResources;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -58,6 +58,8 @@ pub struct Container {
     state: watch::Sender<ContainerState>,
     started_at: AtomicI64,
     pid: AtomicU32,
+    /// Set once: it does not change.
+    identity: OnceLock<Identity>,
     pub(crate) io: Arc<ContainerIo>,
     pump: Mutex<Option<JoinHandle<()>>>,
     /// What holds now; the record has what it was made with.
@@ -103,6 +105,11 @@ impl Container {
             state: watch::Sender::new(record.state.clone()),
             started_at: AtomicI64::new(started_at),
             pid: AtomicU32::new(record.pid),
+            identity: record
+                .identity
+                .clone()
+                .map(OnceLock::from)
+                .unwrap_or_default(),
             resources: Mutex::new(
                 record
                     .config
@@ -131,6 +138,7 @@ impl Container {
         let mut record = ContainerRecord {
             state: self.state(),
             pid: self.pid.load(Ordering::Acquire),
+            identity: self.identity.get().cloned(),
             ..self.record.clone()
         };
         if let Some(resources) = self.resources() {
@@ -151,8 +159,13 @@ impl Container {
         *resources.unwrap_or_else(PoisonError::into_inner) = Some(new);
     }
 
-    pub(crate) fn set_pid(&self, pid: u32) {
+    /// Takes what the agent tells of its first process.
+    pub(crate) fn set_process(&self, pid: u32, identity: Option<agent::Identity>) {
         self.pid.store(pid, Ordering::Release);
+        if let Some(identity) = identity {
+            // One that is known already is the same.
+            let _ = self.identity.set(Identity::from_agent(identity));
+        }
     }
 
     /// Its OCI specification as JSON, as the agent got it.

@@ -188,11 +188,36 @@ pub struct ContainerRecord {
     /// Its first process, by its number in the guest; 0 if it is not known.
     #[serde(default)]
     pub pid: u32,
+    /// Who its first process is, as its agent found it in the image; absent if that is not known.
+    #[serde(default)]
+    pub identity: Option<Identity>,
     /// The slot of its image.
     pub image_slot: u8,
     /// The images that it has as volumes, and their slots.
     #[serde(default)]
     pub image_volumes: Vec<ImageVolume>,
+}
+
+/// Who a process runs as; in a user namespace the numbers are those inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// User.
+    pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
+    /// Supplementary groups, the primary one among them.
+    pub groups: Vec<u32>,
+}
+
+impl Identity {
+    /// As an agent tells it.
+    pub(crate) fn from_agent(told: bulkhead_agent_api::agent::Identity) -> Self {
+        Self {
+            uid: told.uid,
+            gid: told.gid,
+            groups: told.groups,
+        }
+    }
 }
 
 /// An image that a container has as a volume.

@@ -296,6 +296,7 @@ impl Sandboxes {
             strict_groups: built.strict_groups,
             image_slot: 0,
             pid: 0,
+            identity: None,
             image_volumes: Vec::new(),
             id: id.clone(),
             config,
@@ -361,7 +362,8 @@ impl Sandboxes {
             let container = Container::new(Arc::clone(sandbox), record);
             // Known to the pod before the agent can have events of it.
             sandbox.add_container(&container);
-            container.set_pid(running.agent.create_container(&request).await?);
+            let created = running.agent.create_container(&request).await?;
+            container.set_process(created.pid, created.identity.into_option());
             container.connect_streams(running).await?;
             Ok(container)
         };

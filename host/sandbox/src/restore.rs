@@ -144,7 +144,7 @@ async fn adopt_container(
             .await;
         return Ok(());
     };
-    container.set_pid(found.pid);
+    container.set_process(found.pid, found.identity.clone().into_option());
     container.connect_streams(running).await?;
     if let Some(exit) = found.exit.clone().into_option() {
         container.on_exit(exit).await;

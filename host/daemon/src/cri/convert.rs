@@ -106,7 +106,13 @@ pub(super) fn container_status(record: ContainerRecord) -> v1::ContainerStatus {
             windows: None,
         }),
         image_id: record.image_id,
-        user: None,
+        user: record.identity.map(|identity| v1::ContainerUser {
+            linux: Some(v1::LinuxContainerUser {
+                uid: identity.uid.into(),
+                gid: identity.gid.into(),
+                supplemental_groups: identity.groups.into_iter().map(Into::into).collect(),
+            }),
+        }),
         stop_signal: record.config.stop_signal,
     }
 }
