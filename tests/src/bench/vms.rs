@@ -248,7 +248,11 @@ impl Machine {
     fn connect(&self, port: u32) -> Result<Box<dyn Stream>> {
         Ok(match self {
             Self::Bulkhead(vm) => Box::new(vm.connect(port).context("The guest refused")?),
-            Self::Qemu(..) => Box::new(VsockStream::connect_with_cid_port(CID, port)?),
+            Self::Qemu(..) => {
+                let stream = VsockStream::connect_with_cid_port(CID, port)?;
+                stream.set_read_timeout(Some(support::PATIENCE))?;
+                Box::new(stream)
+            }
         })
     }
 }
