@@ -191,7 +191,7 @@ async fn stream(channel: &Channel, container: &str) -> Result<f64> {
     while count < STREAMED {
         match session.reader.next().await? {
             Some(Event::Data(id, bytes)) if id == session.stdout => count += bytes.len(),
-            Some(Event::GoAway(_)) | None => bail!("The stream ended after {count} bytes"),
+            None => bail!("{url} ended after {count} bytes"),
             Some(_) => {}
         }
     }
