@@ -7,13 +7,20 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+
+/// What the kernel puts before a frame.
+const HEADER: usize = 10;
 
 pub(crate) struct Guest {
     namespace: PathBuf,
     /// Dropped, it ends the wires.
     end: Option<UnixStream>,
     wires: Vec<JoinHandle<()>>,
+    /// The largest frame that the guest has sent, in bytes.
+    pub(crate) largest: Arc<AtomicUsize>,
 }
 
 impl Guest {
@@ -24,15 +31,21 @@ impl Guest {
         let own = netns::within(opened, || tap::open("eth0", 1)).unwrap();
         let own = own.into_iter().next().unwrap();
         let (end, ends) = UnixStream::pair().unwrap();
+        let largest = Arc::new(AtomicUsize::new(0));
         let copy = |fd: &OwnedFd| fd.try_clone().unwrap();
-        let wires = [(copy(&own), copy(pod)), (copy(pod), own)].map(|(from, to)| {
+        let wires = [
+            (copy(&own), copy(pod), largest.clone()),
+            (copy(pod), own, Arc::default()),
+        ]
+        .map(|(from, to, largest)| {
             let ends = ends.try_clone().unwrap();
-            std::thread::spawn(move || wire(&from, &to, &ends))
+            std::thread::spawn(move || wire(&from, &to, &ends, &largest))
         });
         let guest = Self {
             namespace,
             end: Some(end),
             wires: wires.into(),
+            largest,
         };
         guest.configure(network);
         guest
@@ -83,7 +96,7 @@ impl Guest {
 }
 
 /// Runs `ip` in a namespace.
-fn in_namespace(namespace: &Path, words: &str) {
+pub(crate) fn in_namespace(namespace: &Path, words: &str) {
     let net = format!("--net={}", namespace.display());
     let words: Vec<&str> = [net.as_str(), "ip"]
         .into_iter()
@@ -99,7 +112,7 @@ pub(crate) fn address(network: &PodNetwork, v6: bool) -> IpAddr {
 }
 
 /// Carries frames until the other end of `end` is closed.
-fn wire(from: &OwnedFd, to: &OwnedFd, end: &UnixStream) {
+fn wire(from: &OwnedFd, to: &OwnedFd, end: &UnixStream, largest: &AtomicUsize) {
     let mut frame = vec![0; 128 * 1024];
     loop {
         let mut waits = [
@@ -112,6 +125,7 @@ fn wire(from: &OwnedFd, to: &OwnedFd, end: &UnixStream) {
         }
         match rustix::io::read(from, &mut frame) {
             Ok(length) => {
+                largest.fetch_max(length.saturating_sub(HEADER), Ordering::Relaxed);
                 // A wire loses what the other side does not take.
                 let _ = rustix::io::write(to, &frame[..length]);
             }
