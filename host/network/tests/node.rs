@@ -1,6 +1,11 @@
 //! Networks as Debian's plugins make them, with a real kernel: `scripts/test-guest` runs this in the lab.
 //!
-//! There is no VM: packets are written into the tap as a VMM would.
+//! There is no VM: packets are written into the tap as a VMM would, or a namespace is behind it.
+
+#[path = "node/guest.rs"]
+mod guest;
+#[path = "node/traffic.rs"]
+mod traffic;
 
 use bulkhead_network::cni::{Bandwidth, PortMapping, RuntimeSettings};
 use bulkhead_network::{Networks, PodNetwork, PodRequest, Settings};
@@ -264,6 +269,10 @@ async fn other_kinds_of_interfaces() {
         ),
         (
             json!({ "type": "macvlan", "master": lower, "mtu": 1400, "ipam": pool() }),
+            vec![lower],
+        ),
+        (
+            json!({ "type": "ipvlan", "master": lower, "mtu": 1400, "ipam": pool() }),
             vec![lower],
         ),
         (

@@ -59,7 +59,7 @@ impl Row {
 /// What runs the program.
 enum Worker {
     Guest(Box<Guest>),
-    Pod(Pod),
+    Pod(Box<Pod>),
 }
 
 /// A pod of a CRI server's with a container that sleeps.
@@ -127,7 +127,7 @@ pub async fn run(registry: &Registry) -> Result<String> {
                     if number < 2 {
                         row.plugins.add(cni_phase(&node, &pod).await?);
                     }
-                    let mut worker = Worker::Pod(server.with_container(pod).await?);
+                    let mut worker = Worker::Pod(Box::new(server.with_container(pod).await?));
                     measure(&mut worker, row).await?;
                     worker.remove().await?;
                 }
@@ -248,11 +248,11 @@ fn ip(words: &[&str]) -> Result<()> {
 /// What the daemon says that the pod's network took.
 async fn cni_phase(node: &Node, pod: &Pod) -> Result<Duration> {
     let info = pod::info(node, &pod.id).await?;
-    let phase = &info["phases"]["network"];
-    let ms = phase
-        .as_f64()
-        .with_context(|| format!("No time in {info}"))?;
-    Ok(Duration::from_secs_f64(ms / 1e3))
+    let mut rows = info["phases"].as_array().into_iter().flatten();
+    let network = rows.find(|row| row["phase"] == "network");
+    let seconds = network.and_then(|row| row["seconds"].as_f64());
+    let seconds = seconds.with_context(|| format!("No phase of the network in {info}"))?;
+    Ok(Duration::from_secs_f64(seconds))
 }
 
 impl Server<'_> {
@@ -360,9 +360,10 @@ impl Worker {
     }
 
     async fn remove(self) -> Result<()> {
-        let Self::Pod(mut pod) = self else {
+        let Self::Pod(pod) = self else {
             return Ok(());
         };
+        let mut pod = *pod;
         let request = v1::StopPodSandboxRequest {
             pod_sandbox_id: pod.id.clone(),
         };
