@@ -47,7 +47,7 @@ const COLUMNS: [(&str, f64); 4] = [
 /// # Errors
 /// A VM did not come up.
 pub fn run() -> Result<String> {
-    let files = [7, 8].map(|byte| filled(byte));
+    let files = [7, 8].map(filled);
     let [read, written] = files;
     let (read, written) = (read?, written?);
     let mut rows: [[Figures; COLUMNS.len()]; MACHINES.len()] = Default::default();
