@@ -21,6 +21,12 @@ impl Facts {
                 Some(kind) => namespace(kind, &value),
                 None => value,
             };
+            let value = match name {
+                // The same set twice.
+                "status.Cpus_allowed_list" => continue,
+                "status.Cpus_allowed" => without_isolated(&value),
+                _ => value,
+            };
             facts.insert(name.to_owned(), value);
         }
         assert!(facts.len() > 200, "The probe printed too little:\n{text}");
@@ -43,6 +49,23 @@ impl Facts {
             .map(|name| (name.clone(), self.get(name), other.get(name)))
             .filter(|(_, ours, theirs)| ours != theirs)
             .collect()
+    }
+}
+
+/// A set of processors (hexadecimal) without those that the scheduler leaves alone (`isolcpus=`, as in the lab):
+/// a runtime that resets the affinity, as runc does, gives a container these as well.
+fn without_isolated(set: &str) -> String {
+    let text = fs::read_to_string("/sys/devices/system/cpu/isolated").unwrap_or_default();
+    let mut isolated = 0_u64;
+    for range in text.trim().split(',').filter(|range| !range.is_empty()) {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let ends: [u32; 2] = [first, last].map(|end| end.parse().unwrap());
+        isolated |= (ends[0]..=ends[1]).fold(0, |set, cpu| set | 1 << cpu);
+    }
+    match u64::from_str_radix(set, 16) {
+        Ok(all) => format!("{:x}", all & !isolated),
+        // More than 64 processors: as it is.
+        Err(_) => set.to_owned(),
     }
 }
 
