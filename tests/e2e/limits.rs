@@ -165,7 +165,7 @@ async fn a_pods_disks_are_as_slow_as_their_limit() {
     let pod = Pod::run(&node, "slow").await.unwrap();
     let app = container("app", &image, &["sleep", "1000"]);
     let app = pod.start(app).await.unwrap();
-    let script = format!("dd if=/dev/zero of=/big bs=1M count={MIB} conv=fsync && echo written");
+    let script = format!("dd if=/dev/zero of=/big bs=1M count={MIB} oflag=direct && echo written");
     let began = Instant::now();
     let written = exec(&node, &app, &["sh", "-c", &script], 120)
         .await

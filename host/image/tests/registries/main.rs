@@ -8,6 +8,10 @@ mod support;
 mod tokens;
 
 use bulkhead_image::{Auth, Image, ImageError, ImageStore, StoreConfig};
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
 use support::{HTPASSWD, Registry, Site, missing};
 
 /// A store with the settings of a site.
@@ -270,6 +274,18 @@ async fn a_token_server() {
     assert!(matches!(error, Err(ImageError::Unauthorized { .. })));
 }
 
+/// The digests of what a registry has in its storage.
+fn blobs(storage: &Path) -> HashSet<OsString> {
+    let algorithm = storage.join("docker/registry/v2/blobs/sha256");
+    let prefixes = std::fs::read_dir(algorithm).into_iter().flatten().flatten();
+    prefixes
+        .flat_map(|prefix| std::fs::read_dir(prefix.path()).into_iter().flatten())
+        .flatten()
+        .filter(|digest| digest.path().join("data").exists())
+        .map(|digest| digest.file_name())
+        .collect()
+}
+
 #[tokio::test]
 async fn a_mirror_in_front() {
     needs_everything!();
@@ -288,6 +304,11 @@ async fn a_mirror_in_front() {
     site.configure("reg.test", "hosts.toml", &hosts);
     let image = node.try_out("reg.test/team/app:v1", None).await.unwrap();
     assert_eq!(image.repo_digests, [format!("reg.test/team/app@{digest}")]);
+    // It keeps what it passes on in its own time.
+    let all = blobs(&site.path("storage"));
+    while !blobs(&site.path("cache")).is_superset(&all) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     // Without its registry, the mirror still has what went through it.
     drop(upstream);
     let by_digest = format!("reg.test/team/app@{digest}");
