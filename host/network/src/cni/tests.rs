@@ -301,6 +301,17 @@ async fn gc_and_status_are_executed_since_1_1_only() {
     );
 }
 
+/// Found by fuzzing: a number that no integer holds.
+#[test]
+fn what_is_not_known_stays_what_it_was() {
+    let text = br#"{"cniVersion":"1.0.0","dns":{},"other":20000000000000017286664110841848719}"#;
+    for version in [Version::V100, Version::V110] {
+        let once = convert(text, version).unwrap();
+        let twice = convert(once.to_string().as_bytes(), version).unwrap();
+        assert_eq!(once, twice);
+    }
+}
+
 #[test]
 fn results_of_all_versions_become_the_lists() {
     let old = br#"{"cniVersion":"0.2.0","ip4":{"ip":"10.0.0.2/24","gateway":"10.0.0.1","routes":[{"dst":"0.0.0.0/0"}]},"ip6":{"ip":"fd00::2/64"},"dns":{"nameservers":["10.0.0.1"]}}"#;

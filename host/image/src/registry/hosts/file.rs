@@ -140,7 +140,10 @@ fn named(address: &str, fields: Fields, directory: &Path) -> Result<Host, String
     let written = address.split('/').nth(2).and_then(port);
     let authority = match (url.port(), written) {
         (Some(port), _) => format!("{host}:{port}"),
-        (None, Some(port)) if !port.is_empty() => format!("{host}:{port}"),
+        // What is written is a port only if it is the one that the address means.
+        (None, Some(port)) if port.parse().ok() == url.port_or_known_default() => {
+            format!("{host}:{port}")
+        }
         _ => host.to_owned(),
     };
     let mut path = url.path().trim_end_matches('/').to_owned();

@@ -232,6 +232,22 @@ fn certificates_of_dockers_layout() {
     assert_eq!(hosts[0].authority, "reg.example");
 }
 
+/// Found by fuzzing: to the parser of addresses a backslash is a slash.
+#[test]
+fn a_port_is_not_taken_from_a_path() {
+    for (server, authority) in [
+        (r"https://reg.example\\x:y.example", "reg.example"),
+        ("https://reg.example:443", "reg.example:443"),
+        ("http://reg.example:80/x", "reg.example:80"),
+        ("https://reg.example:", "reg.example"),
+    ] {
+        let text = format!("server = \"{server}\"\n");
+        let upstream = Host::upstream("reg.example", false);
+        let hosts = parse(&text, Path::new("/certs.d"), upstream).unwrap();
+        assert_eq!(hosts.last().unwrap().authority, authority, "{server}");
+    }
+}
+
 #[test]
 fn registries_of_this_machine() {
     for (registry, loopback) in [
