@@ -1,5 +1,6 @@
 //! One cgroup (version 2) for each container, under one for all of them.
 
+mod descriptors;
 pub mod devices;
 mod freeze;
 mod stats;

@@ -73,7 +73,20 @@ impl Disks {
             return Ok(disk);
         }
         let waited = || format!("Disk {serial} is still empty or missing");
-        deadline.limit(waited, self.wait_by_log(serial)).await?
+        deadline.limit(waited, self.wait_by_log(serial, 1)).await?
+    }
+
+    /// The disk with this serial, once it has at least `bytes`.
+    pub async fn wait_for_size(
+        &self,
+        serial: &str,
+        bytes: u64,
+        deadline: Deadline,
+    ) -> Result<Disk> {
+        check_serial(serial)?;
+        let waited = || format!("Disk {serial} still has less than {bytes} bytes");
+        let grown = self.wait_by_log(serial, bytes);
+        deadline.limit(waited, grown).await?
     }
 
     /// Has the driver look at a slot that has none; answers whether it took it. The disk is there then.
@@ -115,7 +128,7 @@ impl Disks {
         Ok(None)
     }
 
-    async fn wait_by_log(&self, serial: &str) -> Result<Disk> {
+    async fn wait_by_log(&self, serial: &str, bytes: u64) -> Result<Disk> {
         let what = || "Cannot watch the kernel log for disks";
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let log = rustix::fs::open("/dev/kmsg", flags, Mode::empty()).context(what)?;
@@ -123,7 +136,8 @@ impl Disks {
         let log = Fd::new(log).context(what)?;
         let mut record = vec![0; 8192];
         loop {
-            if let Some(disk) = self.find(serial)? {
+            let disk = self.find(serial)?;
+            if let Some(disk) = disk.filter(|disk| disk.size >= bytes) {
                 return Ok(disk);
             }
             // EPIPE says that records were overwritten unread: as good as a record.

@@ -25,6 +25,7 @@
     )
 )]
 
+mod blocking;
 pub mod cgroup;
 pub mod deadline;
 pub mod disk;

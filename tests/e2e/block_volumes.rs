@@ -1,50 +1,27 @@
 //! Raw block volumes: a loop device of the node in a pod.
 
 use crate::environment::{node_with_image, ready};
+use crate::mounts::output;
 use bulkhead_cri::v1;
+use bulkhead_tests::device::Loop;
 use bulkhead_tests::node::Node;
-use bulkhead_tests::pod::{Pod, container, wait};
+use bulkhead_tests::pod::{Pod, container};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use tonic::Code;
 
 const SIZE: usize = 8 << 20;
 
-/// A loop device over a file; detached at the end.
-struct Loop {
-    file: PathBuf,
-    device: String,
+fn new_loop(node: &Node, name: &str) -> Loop {
+    let file = node.path().join(name);
+    let content: Vec<u8> = (0..SIZE).map(|at| (at / 512) as u8).collect();
+    fs::write(&file, content).unwrap();
+    Loop::over(&file)
 }
 
-impl Loop {
-    fn new(node: &Node, name: &str) -> Self {
-        let file = node.path().join(name);
-        let content: Vec<u8> = (0..SIZE).map(|at| (at / 512) as u8).collect();
-        fs::write(&file, content).unwrap();
-        let made = Command::new("losetup")
-            .args(["--find", "--show"])
-            .arg(&file)
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{made:?}");
-        let device = String::from_utf8(made.stdout).unwrap().trim().to_owned();
-        Self { file, device }
-    }
-
-    fn asked(&self, permissions: &str) -> v1::Device {
-        device(&self.device, "/dev/volume", permissions)
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        // Fails, and is found by the checker, when anybody still has it.
-        let _ = Command::new("losetup")
-            .args(["--detach", &self.device])
-            .status();
-    }
+fn asked(volume: &Loop, permissions: &str) -> v1::Device {
+    device(&volume.device, "/dev/volume", permissions)
 }
 
 fn device(host_path: &str, container_path: &str, permissions: &str) -> v1::Device {
@@ -61,19 +38,13 @@ fn with_device(name: &str, image: &str, script: &str, device: v1::Device) -> v1:
     config
 }
 
-async fn output(node: &Node, pod: &Pod<'_>, config: v1::ContainerConfig) -> String {
-    let ended = wait(node, &pod.start(config).await.unwrap()).await.unwrap();
-    assert_eq!(ended.status.exit_code, 0, "{ended:?}");
-    ended.stdout
-}
-
 #[tokio::test]
 async fn a_block_device_of_the_node_is_one_in_its_containers() {
     if !ready() {
         return;
     }
     let (mut node, image) = node_with_image().await;
-    let volume = Loop::new(&node, "volume.img");
+    let volume = new_loop(&node, "volume.img");
     let mode = fs::Permissions::from_mode(0o600);
     fs::set_permissions(&volume.device, mode).unwrap();
     let pod_id = {
@@ -83,7 +54,7 @@ async fn a_block_device_of_the_node_is_one_in_its_containers() {
         let text = output(
             &node,
             &pod,
-            with_device("one", &image, script, volume.asked("rwm")),
+            with_device("one", &image, script, asked(&volume, "rwm")),
         )
         .await;
         let expected = format!("block special file 600 0:0\n 07 07 07 07\n{SIZE}\n");
@@ -98,8 +69,16 @@ async fn a_block_device_of_the_node_is_one_in_its_containers() {
     node.kill_and_restart().await.unwrap();
     let pod = Pod::found(&node, "block", &pod_id);
     let script = "dd if=/dev/volume bs=512 skip=9 count=1 2>/dev/null | head -c4";
-    let again = with_device("two", &image, script, volume.asked("mrw"));
+    let again = with_device("two", &image, script, asked(&volume, "mrw"));
     assert_eq!(output(&node, &pod, again).await, "new\n", "{}", node.log());
+    // As a mount it is the same.
+    let mut mounted = container("mounted", &image, &["/bin/sh", "-c", script]);
+    mounted.mounts = vec![v1::Mount {
+        host_path: volume.device.clone(),
+        container_path: "/dev/volume".to_owned(),
+        ..v1::Mount::default()
+    }];
+    assert_eq!(output(&node, &pod, mounted).await, "new\n");
     pod.remove().await.unwrap();
     drop(volume);
     node.finish().unwrap();
@@ -111,17 +90,17 @@ async fn a_volume_to_be_read_is_not_written_whatever_the_guest_does() {
         return;
     }
     let (node, image) = node_with_image().await;
-    let volume = Loop::new(&node, "volume.img");
+    let volume = new_loop(&node, "volume.img");
     let before = fs::read(&volume.file).unwrap();
     let pod = Pod::run(&node, "block-ro").await.unwrap();
     let script =
         "head -c1 /dev/volume >/dev/null && echo read; echo x > /dev/volume || echo refused";
-    let reader = with_device("reader", &image, script, volume.asked("r"));
+    let reader = with_device("reader", &image, script, asked(&volume, "r"));
     assert_eq!(output(&node, &pod, reader).await, "read\nrefused\n");
     // A privileged container may open every device of the guest; the disk itself refuses.
     let script = "for d in /dev/vd*; do [ $(blockdev --getsize64 $d) = 8388608 ] && \
                   { dd if=/dev/zero of=$d bs=512 count=1 conv=fsync 2>/dev/null || echo refused; }; done; true";
-    let mut root = with_device("root", &image, script, volume.asked("r"));
+    let mut root = with_device("root", &image, script, asked(&volume, "r"));
     root.linux = Some(v1::LinuxContainerConfig {
         security_context: Some(v1::LinuxContainerSecurityContext {
             privileged: true,
@@ -167,7 +146,7 @@ async fn what_is_no_block_device_is_refused_and_leaves_nothing() {
             "{error}"
         );
     }
-    let volume = Loop::new(&node, "volume.img");
+    let volume = new_loop(&node, "volume.img");
     let asked = device(&volume.device, "/dev/../x", "rw");
     let error = pod
         .create(with_device("refused", &image, "true", asked))

@@ -28,8 +28,7 @@ fn obstacle() -> Option<&'static str> {
 
 /// A number from the environment.
 pub(crate) fn setting(name: &str, default: u64) -> u64 {
-    let value = std::env::var(name).ok();
-    value.map_or(default, |value| value.parse().unwrap())
+    bulkhead_tests::setting(name, default).unwrap()
 }
 
 /// True if end-to-end tests can run here; else says why not. Where they must run

@@ -116,6 +116,11 @@ async fn metrics_fit_their_descriptors_and_lists_stream() {
     let value = |name: &str| find(&containers[0].metrics, name).value.unwrap().value;
     assert_eq!(value("container_processes"), 1);
     assert_eq!(value("container_oom_events_total"), 0);
+    assert!(value("container_file_descriptors") >= 3);
+    assert_eq!(value("container_sockets"), 0);
+    assert!(value("container_ulimits_soft") >= 1024);
+    assert!(value("container_fs_limit_bytes") > 1 << 30);
+    assert!(value("container_fs_inodes_free") > 1000);
     assert!(value("container_memory_working_set_bytes") > 0);
     assert!(value("container_start_time_seconds") > 1_700_000_000);
     value("container_pressure_cpu_waiting_seconds_total");

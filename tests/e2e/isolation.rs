@@ -3,6 +3,8 @@
 use crate::environment::{node_with_image, ready};
 use bulkhead_cri::v1::{self, NamespaceMode};
 use bulkhead_tests::pod::{self, Pod, container, exec, wait};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
 use tonic::Code;
 
 fn with_options(
@@ -100,10 +102,41 @@ async fn a_pod_without_the_hosts_users_has_a_user_namespace() {
     let pod = Pod::run_config(&node, config, "").await.unwrap();
     let script = "tr -s ' ' < /proc/self/uid_map; id -u; stat -c %u:%g /bin/busybox /etc/hosts; \
         echo more >> /etc/hostname && echo wrote; touch /mine; stat -c %u /mine; touch /done; exec sleep 1000";
-    let id = pod
-        .start(with_options("mapped", &image, script, options))
-        .await
-        .unwrap();
+    // Volumes belong to whom they belong on the node, as the container sees it.
+    let volume = node.path().join("volume");
+    fs::create_dir(&volume).unwrap();
+    fs::write(volume.join("file"), "").unwrap();
+    chown(volume.join("file"), Some(7), Some(8)).unwrap();
+    let empty = node
+        .path()
+        .join("pods/uid/volumes/kubernetes.io~empty-dir/cache");
+    fs::create_dir_all(&empty).unwrap();
+    let mut config = with_options("mapped", &image, script, options);
+    for (host_path, container_path) in [(&volume, "/volume"), (&empty, "/cache")] {
+        config.mounts.push(v1::Mount {
+            host_path: host_path.to_str().unwrap().to_owned(),
+            container_path: container_path.to_owned(),
+            uid_mappings: vec![map],
+            gid_mappings: vec![map],
+            ..Default::default()
+        });
+    }
+    let id = pod.start(config).await.unwrap();
+    let seen = exec(
+        &node,
+        &id,
+        &[
+            "sh",
+            "-c",
+            "touch /volume/new /cache/new; chown 9:9 /volume/new; stat -c %u:%g /volume/file /volume/new /cache /cache/new",
+        ],
+        20,
+    )
+    .await
+    .unwrap();
+    let text = String::from_utf8([seen.stdout, seen.stderr].concat()).unwrap();
+    assert_eq!(text, "7:8\n9:9\n0:0\n0:0\n");
+    assert_eq!(fs::metadata(volume.join("new")).unwrap().uid(), 9);
     let seen = exec(
         &node,
         &id,

@@ -6,6 +6,7 @@ use bulkhead_tests::Node;
 use bulkhead_tests::node::Options;
 use bulkhead_tests::pod::{self, Ended, Pod, container, exec};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -15,16 +16,18 @@ use tempfile::TempDir;
 use tonic::Code;
 
 const BRIDGE: &str = "cni77";
+/// Microseconds, and those of each that a pod which floods may have.
+const PERIOD: u32 = 100_000;
+const FLOOD_QUOTA: i64 = 50_000;
 
 /// A network's configuration, its plugins that are scripts, and what is left of it on the node.
-struct Network {
+pub(crate) struct Network {
     directory: TempDir,
 }
 
 impl Network {
     /// A bridge with both kinds of addresses, then these plugins.
     fn new(mut plugins: Vec<Value>) -> Self {
-        let directory = TempDir::with_prefix("bulkhead-cni-").unwrap();
         let pool = json!({
             "type": "host-local",
             "ranges": [[{ "subnet": "10.77.0.0/24" }], [{ "subnet": "fd77::/64" }]],
@@ -34,7 +37,13 @@ impl Network {
             0,
             json!({ "type": "bridge", "bridge": BRIDGE, "isGateway": true, "mtu": 1400, "ipam": pool }),
         );
-        let list = json!({ "cniVersion": "1.0.0", "name": "e2e", "plugins": plugins });
+        Self::of("e2e", plugins)
+    }
+
+    /// These plugins.
+    pub(crate) fn of(name: &str, plugins: Vec<Value>) -> Self {
+        let directory = TempDir::with_prefix("bulkhead-cni-").unwrap();
+        let list = json!({ "cniVersion": "1.0.0", "name": name, "plugins": plugins });
         fs::write(directory.path().join("10-e2e.conflist"), list.to_string()).unwrap();
         Self { directory }
     }
@@ -44,7 +53,7 @@ impl Network {
     }
 
     /// A plugin that runs a script and passes on the result of the one before.
-    fn script(&self, name: &str, on_add: &str, on_del: &str) {
+    pub(crate) fn script(&self, name: &str, on_add: &str, on_del: &str) {
         let path = self.path().join(name);
         let text = format!(
             "#!/bin/sh\ncd {}\ninput=$(cat)\ncase $CNI_COMMAND in\nADD) {on_add}\n\
@@ -56,7 +65,7 @@ impl Network {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    async fn node(&self) -> (Node, String) {
+    pub(crate) async fn node(&self) -> (Node, String) {
         let path = self.path().display().to_string();
         let text = toml::Value::String;
         let network: toml::Table = [
@@ -93,7 +102,7 @@ impl Network {
     }
 }
 
-fn run(words: &[&str]) -> String {
+pub(crate) fn run(words: &[&str]) -> String {
     let output = Command::new(words[0]).args(&words[1..]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{words:?}: {said}");
@@ -158,13 +167,24 @@ async fn a_pod_has_its_network_word_for_word() {
     if !ready() {
         return;
     }
-    let network = Network::new(vec![json!({ "type": "more-routes" })]);
-    let more = "nsenter --net=$CNI_NETNS sh -ec 'ip route add 10.99.0.0/16 via 10.77.0.1 mtu 1300 advmss 1200 metric 77; \
+    let network = Network::new(vec![
+        json!({ "type": "more-routes", "capabilities": { "ipRanges": true } }),
+    ]);
+    let more = "echo \"$input\" >seen; nsenter --net=$CNI_NETNS sh -ec 'ip route add 10.99.0.0/16 via 10.77.0.1 mtu 1300 advmss 1200 metric 77; \
         ip route add 10.98.0.0/16 via 192.0.2.1 dev eth0 onlink table 1000; ip route add blackhole 10.97.0.0/16; \
         ip neigh add 10.77.0.200 lladdr 02:00:00:00:00:c8 nud permanent dev eth0'";
     network.script("more-routes", more, ":");
     let (node, image) = network.node().await;
     assert_eq!(network_ready(&node).await, (true, String::new()));
+    let told = v1::RuntimeConfig {
+        network_config: Some(v1::NetworkConfig {
+            pod_cidr: "10.77.0.0/24,fd77::/64".to_owned(),
+        }),
+    };
+    let request = v1::UpdateRuntimeConfigRequest {
+        runtime_config: Some(told),
+    };
+    node.runtime().update_runtime_config(request).await.unwrap();
     let mut config = pod::config(&node, "whole");
     config.hostname = "whole.sub.example".into();
     let pod = Pod::run_config(&node, config, "").await.unwrap();
@@ -206,6 +226,10 @@ async fn a_pod_has_its_network_word_for_word() {
         "{ended:?}"
     );
     assert!(!ended.stdout.contains("tentative"), "{ended:?}");
+    let seen = fs::read(network.path().join("seen")).unwrap();
+    let seen: Value = serde_json::from_slice(&seen).unwrap();
+    let ranges = json!([[{ "subnet": "10.77.0.0/24" }], [{ "subnet": "fd77::/64" }]]);
+    assert_eq!(seen["runtimeConfig"]["ipRanges"], ranges, "{seen}");
     let info = pod::info(&node, &pod.id).await.unwrap();
     let phases = info["phases"].to_string();
     assert!(phases.contains("\"network\""), "{phases}");
@@ -223,6 +247,8 @@ async fn pods_reach_each_other_and_the_nodes_ports_reach_them() {
     ]);
     let (node, image) = network.node().await;
     let mut config = pod::config(&node, "server");
+    // Two virtual CPUs, with a pair of queues each.
+    config.linux = limited(150_000);
     config.port_mappings = vec![v1::PortMapping {
         protocol: v1::Protocol::Tcp.into(),
         container_port: 80,
@@ -244,15 +270,31 @@ async fn pods_reach_each_other_and_the_nodes_ports_reach_them() {
     )
     .await;
     assert!(code == 0 && said.contains("hello-from-pod"), "{said}");
-    let client = Pod::run(&node, "client").await.unwrap();
+    let (_, queues) = shell(&node, &id, "ls /sys/class/net/eth0/queues").await;
+    assert_eq!(queues, "rx-0\nrx-1\ntx-0\ntx-1\n");
+    let mut config = pod::config(&node, "client");
+    config.linux = limited(FLOOD_QUOTA);
+    let client = Pod::run_config(&node, config, "").await.unwrap();
     let script = format!(
         "wget -q -O - http://{ipv4}/; wget -q -O - 'http://[{ipv6}]/'; wget -q -O - http://{ipv4}/large | wc -c"
     );
+    let before = sent_to_pods();
     let ended = client.script(&image, &script).await.unwrap();
     assert_eq!(
         ended.stdout, "hello-from-pod\nhello-from-pod\n3000000\n",
         "{ended:?}"
     );
+    // What a TCP stream has in one piece stays in one piece from guest to guest: segmentation is nobody's work.
+    let sizes = sent_to_pods()
+        .into_iter()
+        .filter_map(|(name, [bytes, packets])| {
+            let [bytes_before, packets_before] = before.get(&name).copied().unwrap_or_default();
+            (bytes - bytes_before).checked_div(packets - packets_before)
+        });
+    // On average, where no packet that is in pieces has more than the MTU and its Ethernet header. How much more is
+    // TCP's affair: on a slow path it makes pieces of two segments.
+    let largest = sizes.max().unwrap();
+    assert!(largest > 1500 + 14, "{largest} bytes in a packet");
     for address in ["127.0.0.1", "10.77.0.1"] {
         let url = format!("http://{address}:8077/");
         let got = run(&[
@@ -260,9 +302,82 @@ async fn pods_reach_each_other_and_the_nodes_ports_reach_them() {
         ]);
         assert_eq!(got, "hello-from-pod\n", "{address}");
     }
+    others_go_on_beside_a_flood(&node, &client, &image).await;
     client.remove().await.unwrap();
     server.remove().await.unwrap();
     network.finish(node);
+}
+
+/// Bytes and packets that the node has sent to each of the bridge's ports.
+fn sent_to_pods() -> BTreeMap<String, [u64; 2]> {
+    let ports = fs::read_dir(format!("/sys/class/net/{BRIDGE}/brif")).unwrap();
+    let names = ports.map(|port| port.unwrap().file_name().into_string().unwrap());
+    let counted = names.map(|name| {
+        let counters = ["tx_bytes", "tx_packets"].map(|counter| {
+            let path = format!("/sys/class/net/{name}/statistics/{counter}");
+            fs::read_to_string(path).unwrap().trim().parse().unwrap()
+        });
+        (name, counters)
+    });
+    counted.collect()
+}
+
+fn limited(cpu_quota: i64) -> Option<v1::LinuxPodSandboxConfig> {
+    Some(v1::LinuxPodSandboxConfig {
+        resources: Some(v1::LinuxContainerResources {
+            cpu_quota,
+            cpu_period: i64::from(PERIOD),
+            ..Default::default()
+        }),
+        ..Default::default()
+    })
+}
+
+/// A pod that sends whatever it can: the node's ports and the daemon answer, and what the sending costs is
+/// taken from the pod's own share.
+async fn others_go_on_beside_a_flood(node: &Node, pod: &Pod<'_>, image: &str) {
+    let ping = |address: &str| format!("ping -i 0.0001 -s 1 -q {address} >/dev/null &");
+    // To one, and to all.
+    let (one, all) = (ping("10.77.0.1"), ping("10.77.0.255"));
+    let flood = format!("{one} {one} {all} wait");
+    let flood = container("flood", image, &["sh", "-c", &flood]);
+    pod.start(flood).await.unwrap();
+    let info = pod::info(node, &pod.id).await.unwrap();
+    let cgroup = format!("/sys/fs/cgroup/{}", info["cgroup"].as_str().unwrap());
+    let number = |path: &str, key: &str| {
+        let text = fs::read_to_string(path).unwrap();
+        let found = text.lines().find_map(|line| line.strip_prefix(key));
+        found.unwrap().trim().parse::<u64>().unwrap()
+    };
+    let used = || number(&format!("{cgroup}/cpu.stat"), "usage_usec ");
+    let received = format!("/sys/class/net/{BRIDGE}/statistics/rx_packets");
+    let packets = || number(&received, "");
+    let (first, began) = (packets(), Instant::now());
+    while packets() < first + 100 {
+        assert!(began.elapsed() < Duration::from_secs(60), "no flood");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (began, before) = (Instant::now(), (packets(), used()));
+    let got = run(&[
+        "busybox",
+        "timeout",
+        "20",
+        "busybox",
+        "wget",
+        "-q",
+        "-O",
+        "-",
+        "http://10.77.0.1:8077/",
+    ]);
+    assert_eq!(got, "hello-from-pod\n");
+    assert!(network_ready(node).await.0);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(packets() > before.0 + 100, "the flood is over");
+    let spent = used() - before.1;
+    // What is spent in the kernel for a packet may overrun a period by a little; it is paid back later.
+    let periods = began.elapsed().as_micros() / u128::from(PERIOD) + 2;
+    let share = u64::try_from(periods).unwrap() * FLOOD_QUOTA.unsigned_abs();
+    assert!(spent <= share * 11 / 10, "{spent} of {share} us");
 }
 
 #[tokio::test]
@@ -383,6 +498,24 @@ async fn a_daemon_that_is_killed_finds_networks_again() {
     fs::remove_file(network.path().join("slow")).unwrap();
     node.kill_and_restart().await.unwrap();
     assert!(half.await.unwrap().is_err());
+    // And one that has its network when the daemon dies, and whose guest still boots.
+    let request = v1::RunPodSandboxRequest {
+        config: Some(pod::config(&node, "booting")),
+        ..Default::default()
+    };
+    let mut runtime = node.runtime();
+    let booting = tokio::spawn(async move { runtime.run_pod_sandbox(request).await });
+    let logs = || {
+        let pods = fs::read_dir(node.path().join("state/pods")).unwrap();
+        let pods = pods.map(|pod| pod.unwrap().path().join("vmm.log"));
+        pods.filter(|log| log.exists()).count()
+    };
+    // The other one is the kept pod's.
+    while logs() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    node.kill_and_restart().await.unwrap();
+    assert!(booting.await.unwrap().is_err());
     assert_eq!(addresses(&node, &kept).await, before);
     assert_eq!(shell(&node, &id, "ping -c 1 -w 5 10.77.0.1").await.0, 0);
     let pins = || {

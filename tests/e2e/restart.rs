@@ -19,8 +19,11 @@ async fn running_pods_notice_nothing() {
             .unwrap();
         (pod.id, id)
     };
+    let before = pod::status(&node, &id).await.unwrap();
     node.kill_and_restart().await.unwrap();
     let status = pod::status(&node, &id).await.unwrap();
+    assert!(before.user.is_some(), "{before:?}");
+    assert_eq!(status.user, before.user);
     assert_eq!(
         status.state(),
         v1::ContainerState::ContainerRunning,

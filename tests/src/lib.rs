@@ -5,13 +5,17 @@
 
 pub mod artifacts;
 pub mod bench;
+pub mod device;
+pub mod disk;
 pub mod leaks;
 pub mod node;
 pub mod pod;
 pub mod registry;
+mod setting;
 pub mod soak;
 pub mod streaming;
 
 pub use leaks::Snapshot;
 pub use node::Node;
 pub use registry::Registry;
+pub use setting::setting;

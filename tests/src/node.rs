@@ -256,6 +256,8 @@ pub fn default_config(directory: &Path) -> toml::Table {
         ("state".to_owned(), text(directory.join("state"))),
         ("socket".to_owned(), text(directory.join("bulkhead.sock"))),
         ("vmm".to_owned(), text(artifact("bin/bulkhead-vmm"))),
+        ("file_daemon".to_owned(), text(artifact("bin/bulkhead-fs"))),
+        ("kubelet".to_owned(), text(directory.join("kubelet"))),
         ("runtimes".to_owned(), toml::Value::Table(runtimes)),
     ]
     .into_iter()

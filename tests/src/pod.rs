@@ -3,10 +3,12 @@
 use crate::node::Node;
 use anyhow::{Context, Result};
 use bulkhead_cri::v1;
+use bulkhead_cri::v1::image_service_client::ImageServiceClient;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tonic::Status;
+use tonic::transport::Channel;
 
 /// A pod's configuration with only what must be there.
 #[must_use]
@@ -194,6 +196,17 @@ pub async fn info(node: &Node, id: &str) -> Result<serde_json::Value> {
 /// # Errors
 /// The daemon's.
 pub async fn pull(node: &Node, image: &str) -> Result<String, Status> {
+    pull_by(node.images(), image).await
+}
+
+/// Has any CRI server pull an image.
+///
+/// # Errors
+/// The server's.
+pub async fn pull_by(
+    mut images: ImageServiceClient<Channel>,
+    image: &str,
+) -> Result<String, Status> {
     let image = v1::ImageSpec {
         image: image.to_owned(),
         ..Default::default()
@@ -202,12 +215,7 @@ pub async fn pull(node: &Node, image: &str) -> Result<String, Status> {
         image: Some(image),
         ..Default::default()
     };
-    Ok(node
-        .images()
-        .pull_image(request)
-        .await?
-        .into_inner()
-        .image_ref)
+    Ok(images.pull_image(request).await?.into_inner().image_ref)
 }
 
 /// A container's status.

@@ -6,7 +6,10 @@ use anyhow::{Context, Result, ensure};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long what a life has used may take to go: idle threads live for ten seconds.
+/// How long what a life has used takes to go: idle threads live for ten seconds, and free memory goes back to the
+/// node five seconds after a pod.
+const QUIET: Duration = Duration::from_secs(16);
+/// How long it may take.
 const SETTLE: Duration = Duration::from_secs(40);
 
 /// What the daemon has.
@@ -25,6 +28,8 @@ pub struct Held {
 pub struct Report {
     /// After the first lives, which fill caches.
     pub before: Held,
+    /// After each quarter of the lives: what grows on and on shows here.
+    pub quarters: Vec<Held>,
     /// After all.
     pub after: Held,
     /// What is left on the node.
@@ -42,11 +47,17 @@ pub async fn run(node: &Node, image: &str, [warm, lives, at_once]: [usize; 3]) -
     rounds(node, image, "warm", [warm, at_once]).await?;
     let before = settled(node, None).await?;
     let began = Instant::now();
-    rounds(node, image, "life", [lives, at_once]).await?;
+    let mut quarters = Vec::new();
+    for quarter in 0..4 {
+        let name = format!("life-{quarter}");
+        rounds(node, image, &name, [lives.div_ceil(4), at_once]).await?;
+        quarters.push(settled(node, Some(before)).await?);
+    }
     let took = began.elapsed();
-    let after = settled(node, Some(before)).await?;
+    let after = *quarters.last().context("There are four")?;
     Ok(Report {
         before,
+        quarters,
         after,
         leaks: node.leaks(),
         took,
@@ -109,7 +120,7 @@ async fn life(node: &Node, image: &str, name: String) -> Result<()> {
     Ok(())
 }
 
-/// What the daemon has when no more goes away; no later than it has as little as before.
+/// What the daemon has when no more goes away.
 async fn settled(node: &Node, before: Option<Held>) -> Result<Held> {
     let pid = node.pid().context("The daemon is gone")?;
     let began = Instant::now();
@@ -118,13 +129,7 @@ async fn settled(node: &Node, before: Option<Held>) -> Result<Held> {
         let enough = before.is_some_and(|before| {
             now.descriptors <= before.descriptors && now.threads <= before.threads
         });
-        // The first time there is nothing to compare with: idle threads have gone after this.
-        let least = if before.is_none() {
-            SETTLE / 3
-        } else {
-            Duration::ZERO
-        };
-        if began.elapsed() > SETTLE || (before.is_none() || enough) && began.elapsed() >= least {
+        if began.elapsed() > SETTLE || (before.is_none() || enough) && began.elapsed() >= QUIET {
             return Ok(now);
         }
         tokio::time::sleep(Duration::from_millis(500)).await;

@@ -1,6 +1,6 @@
 //! The figures of a container's cgroup.
 
-use super::{Cgroup, pids};
+use super::{Cgroup, descriptors, pids};
 use bulkhead_agent_api::agent::ContainerStats;
 use bulkhead_agent_api::cgroup::figures;
 use rustix::fs::{Mode, OFlags};
@@ -15,6 +15,9 @@ impl Cgroup {
         let mut processes = Vec::new();
         pids(&self.path, &mut processes);
         stats.processes = processes.len() as u64;
+        let open = descriptors::of(&processes);
+        (stats.file_descriptors, stats.sockets) = (open.all, open.sockets);
+        stats.descriptor_limit = processes.first().copied().and_then(descriptors::limit);
         stats
     }
 

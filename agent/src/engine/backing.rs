@@ -3,13 +3,17 @@
 use crate::deadline::Deadline;
 use crate::disk::Disks;
 use crate::error::Context;
-use crate::pod::{Project, Scratch};
+use crate::init::plan::{DirectVolume, EmptyDir};
+use crate::pod::{DirectVolumes, EmptyDirs, Mirror, Project, Scratch};
 use crate::{Error, Result};
 use async_trait::async_trait;
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// By this the guest's kernel knows the device of the shared volumes (virtio 1.2, 5.11.4).
+const SHARED_TAG: &str = "bulkhead";
 
 /// A source of images and of scratch space. The guest's is [`GuestDisks`]; a test's can be plain
 /// directories.
@@ -20,6 +24,38 @@ pub trait Backing: Send + Sync {
     /// The device number of a disk, once something is bound to it.
     async fn device(&self, serial: &str, _: Deadline) -> Result<u64> {
         Err(Error::NotFound(format!("There is no disk {serial} here")))
+    }
+    /// Where a volume is that the pod shares with the node. Blocks.
+    fn shared_volume(&self, name: &str) -> Result<PathBuf> {
+        Err(Error::NotFound(format!(
+            "There is no shared volume {name} here"
+        )))
+    }
+    /// Makes the mirror of a shared volume. Blocks.
+    fn mirror(&self, _volume: PathBuf, name: &str) -> Result<Arc<Mirror>> {
+        Err(Error::NotFound(format!(
+            "There is no place for a mirror of {name} here"
+        )))
+    }
+    /// Has the mirror of a shared volume take over what the volume has now. Blocks.
+    fn update_mirror(&self, name: &str) -> Result<()> {
+        Err(Error::NotFound(format!("There is no mirror of {name}")))
+    }
+    /// Where an emptyDir volume is, which is made when it is asked for first.
+    fn empty_dir(&self, volume: &EmptyDir) -> Result<PathBuf> {
+        Err(Error::NotFound(format!(
+            "There is no place for the emptyDir volume {} here",
+            volume.name
+        )))
+    }
+    /// Where a direct volume is, which is mounted when it is asked for first.
+    async fn direct_volume(&self, volume: &DirectVolume, _: Deadline) -> Result<PathBuf> {
+        let disk = &volume.disk;
+        Err(Error::NotFound(format!("There is no disk {disk} here")))
+    }
+    /// The pod's direct volumes, where there can be any.
+    fn direct_volumes(&self) -> Option<&DirectVolumes> {
+        None
     }
     /// The directory in which a container may have one of its own for its changes.
     fn scratch(&self) -> Result<PathBuf>;
@@ -70,15 +106,49 @@ pub struct GuestDisks {
     disks: Disks,
     images: PathBuf,
     scratch: Arc<Scratch>,
+    shared: Mutex<SharedVolumes>,
+    empty_dirs: EmptyDirs,
+    direct: DirectVolumes,
+    /// Where mirrors are mounted.
+    mirror_points: PathBuf,
+    mirrors: Mutex<HashMap<String, Weak<Mirror>>>,
     mounted: Mutex<HashMap<String, Weak<Image>>>,
 }
 
+/// The file system of the shared volumes, which is there once the pod has one.
+#[derive(Debug)]
+struct SharedVolumes {
+    path: PathBuf,
+    mounted: bool,
+}
+
+impl SharedVolumes {
+    fn mount(&mut self) -> Result<PathBuf> {
+        if !self.mounted {
+            let path = &self.path;
+            std::fs::create_dir_all(path).context(|| format!("Cannot make {}", path.display()))?;
+            rustix::mount::mount(SHARED_TAG, path, "virtiofs", MountFlags::NODEV, None)
+                .context(|| "Cannot mount the shared volumes")?;
+            self.mounted = true;
+        }
+        Ok(self.path.clone())
+    }
+}
+
 impl GuestDisks {
-    /// `images` is a directory for mount points.
-    pub fn new(disks: Disks, images: PathBuf, scratch: Arc<Scratch>) -> Self {
+    /// `run` is a directory for mount points.
+    pub fn new(disks: Disks, run: &Path, scratch: Arc<Scratch>) -> Self {
         Self {
+            direct: DirectVolumes::new(disks.clone(), run.join("direct")),
             disks,
-            images,
+            images: run.join("images"),
+            shared: Mutex::new(SharedVolumes {
+                path: run.join("shared"),
+                mounted: false,
+            }),
+            mirror_points: run.join("mirrors"),
+            mirrors: Mutex::default(),
+            empty_dirs: EmptyDirs::new(scratch.clone(), run.join("memory")),
             scratch,
             mounted: Mutex::default(),
         }
@@ -116,6 +186,47 @@ impl Backing for GuestDisks {
         let stat = rustix::fs::stat(&disk.node)
             .context(|| format!("Cannot find the device of disk {serial}"))?;
         Ok(stat.st_rdev)
+    }
+
+    /// Each directory on another file system of the node is one of its own here, which the kernel mounts when it is
+    /// opened first. That is done here, once: a container that did it would have one for itself, and neither locks nor
+    /// caches in common with the others.
+    fn shared_volume(&self, name: &str) -> Result<PathBuf> {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = shared.mount()?.join(name);
+        drop(shared);
+        std::fs::File::open(&path).context(|| format!("Cannot open the shared volume {name}"))?;
+        Ok(path)
+    }
+
+    fn mirror(&self, volume: PathBuf, name: &str) -> Result<Arc<Mirror>> {
+        let mirror = Mirror::mount(volume, self.mirror_points.join(name))?;
+        let mirror = Arc::new(mirror);
+        let mut mirrors = self.mirrors.lock().unwrap_or_else(PoisonError::into_inner);
+        mirrors.retain(|_, mirror| mirror.strong_count() > 0);
+        mirrors.insert(name.to_owned(), Arc::downgrade(&mirror));
+        Ok(mirror)
+    }
+
+    fn update_mirror(&self, name: &str) -> Result<()> {
+        let mirrors = self.mirrors.lock().unwrap_or_else(PoisonError::into_inner);
+        let mirror = mirrors.get(name).and_then(Weak::upgrade);
+        drop(mirrors);
+        mirror
+            .ok_or_else(|| Error::NotFound(format!("There is no mirror of {name}")))?
+            .update()
+    }
+
+    fn empty_dir(&self, volume: &EmptyDir) -> Result<PathBuf> {
+        self.empty_dirs.directory(volume)
+    }
+
+    async fn direct_volume(&self, volume: &DirectVolume, deadline: Deadline) -> Result<PathBuf> {
+        self.direct.directory(volume, deadline).await
+    }
+
+    fn direct_volumes(&self) -> Option<&DirectVolumes> {
+        Some(&self.direct)
     }
 
     fn scratch(&self) -> Result<PathBuf> {

@@ -5,10 +5,12 @@ use super::launch::{Birth, Waiting, launch};
 use super::stdio::Prepared;
 use super::usage::{Counter, Usage};
 use super::{CreateSpec, ExecSpec, Image, PidNamespace, Shared, devices};
+use crate::blocking::blocking;
 use crate::cgroup::Cgroup;
 use crate::deadline::Deadline;
 use crate::error::Context;
 use crate::init::plan::{IdMaps, Place, Plan, Source, fds};
+use crate::pod::Mirror;
 use crate::seccomp::Filter;
 use crate::spec;
 use crate::streams::pump::InputEnd;
@@ -28,6 +30,7 @@ pub(super) struct Resources {
     directory: Option<PathBuf>,
     /// That of its root and those of its mounts.
     images: Vec<Arc<Image>>,
+    mirrors: Vec<Arc<Mirror>>,
     /// For the processes that come later.
     pub(super) joining: Joining,
 }
@@ -110,10 +113,28 @@ pub(super) async fn create(
     container.image = image.path().to_owned();
     resources.images.push(image);
     for mount in &mut container.mounts {
-        if let Source::Image { disk, root, .. } = &mut mount.what {
-            let image = shared.backing.image(disk, deadline).await?;
-            image.path().clone_into(root);
-            resources.images.push(image);
+        match &mut mount.what {
+            Source::Image { disk, root, .. } => {
+                let image = shared.backing.image(disk, deadline).await?;
+                image.path().clone_into(root);
+                resources.images.push(image);
+            }
+            Source::Shared { name, mirror, root } => {
+                let (backing, volume) = (Arc::clone(&shared.backing), name.clone());
+                *root = blocking(move || backing.shared_volume(&volume)).await?;
+                if *mirror {
+                    let backing = Arc::clone(&shared.backing);
+                    let (volume, name) = (root.clone(), name.clone());
+                    let mirror = blocking(move || backing.mirror(volume, &name)).await?;
+                    mirror.path().clone_into(root);
+                    resources.mirrors.push(mirror);
+                }
+            }
+            Source::EmptyDir { volume, root, .. } => *root = shared.backing.empty_dir(volume)?,
+            Source::Direct { volume, root, .. } => {
+                *root = shared.backing.direct_volume(volume, deadline).await?;
+            }
+            Source::Bind { .. } | Source::New { .. } => {}
         }
     }
     let directory = shared.backing.scratch()?.join(id.as_str());
@@ -248,16 +269,14 @@ impl Resources {
             result = release_cgroup(&cgroup).await;
         }
         if let Some(directory) = self.directory.take() {
-            let deleted = tokio::task::spawn_blocking(move || {
+            let deleted = blocking(move || {
                 delete(&directory).context(|| format!("Cannot delete {}", directory.display()))
             });
-            let deleted = deleted
-                .await
-                .unwrap_or_else(|_| Err(Error::Internal("Deleting was cut short".to_owned())));
-            result = result.and(deleted);
+            result = result.and(deleted.await);
         }
         // The last container of an image unmounts it.
         self.images.clear();
+        self.mirrors.clear();
         result
     }
 }

@@ -184,6 +184,16 @@ impl Control {
 }
 
 fn receive(socket: BorrowedFd<'_>) -> io::Result<Answer> {
+    match receive_message(socket)? {
+        // Linux looks for a message first and for the end afterwards (unix_dgram_recvmsg): a process
+        // that says why it fails and ends between the two has ended with that still there. Nothing
+        // comes after the end, so a second look is the last.
+        Answer::Closed => receive_message(socket),
+        answer => Ok(answer),
+    }
+}
+
+fn receive_message(socket: BorrowedFd<'_>) -> io::Result<Answer> {
     let mut buffer = vec![0; MAX_ANSWER];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -210,3 +220,7 @@ fn receive(socket: BorrowedFd<'_>) -> io::Result<Answer> {
         text => Answer::Failure(Failure::parse(text)),
     })
 }
+
+#[cfg(test)]
+#[path = "launch/tests.rs"]
+mod tests;

@@ -26,17 +26,19 @@ pub use backing::{Backing, GuestDisks, Image};
 pub use stdio::StdioSpec;
 pub(crate) use stdio::terminal_size;
 
+use crate::blocking::blocking;
 use crate::cgroup::Cgroup;
 use crate::deadline::Deadline;
 use crate::error::Context;
 use crate::events::Events;
 use crate::id::Id;
 use crate::init::user::Identity;
+use crate::pod::DirectVolumes;
 use crate::reaper::Reaper;
 use crate::streams::Hub;
 use crate::{Error, Result, cgroup, sys};
 use actor::Command;
-use bulkhead_agent_api::agent::{ContainerState, ContainerStats};
+use bulkhead_agent_api::agent::{ContainerState, ContainerStats, VolumeFigures};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -93,12 +95,7 @@ impl Shared {
     async fn prepare_cgroup(&self) -> Result<()> {
         let make = || async {
             let path = self.paths.cgroup.clone();
-            let made = tokio::task::spawn_blocking(move || cgroup::prepare(&path)).await;
-            made.unwrap_or_else(|_| {
-                Err(Error::Internal(
-                    "Making the cgroup was cut short".to_owned(),
-                ))
-            })
+            blocking(move || cgroup::prepare(&path)).await
         };
         self.cgroup_prepared.get_or_try_init(make).await.map(drop)
     }
@@ -364,6 +361,45 @@ impl Engine {
         self.ask(id, Command::Resume).await
     }
 
+    /// Has the mirror of a shared volume follow it.
+    pub async fn update_mirror(&self, volume: String) -> Result<()> {
+        let backing = Arc::clone(&self.shared.backing);
+        blocking(move || backing.update_mirror(&volume)).await
+    }
+
+    /// How full a direct volume is, by its disk.
+    pub fn volume_figures(&self, disk: &str) -> Result<VolumeFigures> {
+        self.direct_volumes(disk)?.figures(disk)
+    }
+
+    /// Grows a direct volume to its disk, once that has at least `bytes`, and tells how full it is.
+    pub async fn grow_volume(
+        &self,
+        disk: &str,
+        bytes: u64,
+        deadline: Deadline,
+    ) -> Result<VolumeFigures> {
+        let volumes = self.direct_volumes(disk)?;
+        volumes.grow(disk, bytes, deadline).await?;
+        volumes.figures(disk)
+    }
+
+    fn direct_volumes(&self, disk: &str) -> Result<&DirectVolumes> {
+        let none = || Error::NotFound(format!("There is no disk {disk} here"));
+        self.shared.backing.direct_volumes().ok_or_else(none)
+    }
+
+    /// Unmounts the direct volumes, once no container is left.
+    pub async fn unmount_volumes(&self) {
+        let Some(volumes) = self.shared.backing.direct_volumes().cloned() else {
+            return;
+        };
+        let unmounted = tokio::task::spawn_blocking(move || volumes.unmount_all());
+        if let Err(error) = unmounted.await {
+            tracing::error!("Unmounting the volumes failed: {error}");
+        }
+    }
+
     /// The figures of these containers, of all if none is named. One caller at a time; no actor
     /// notices.
     pub async fn stats(&self, ids: &[Id]) -> Result<Vec<ContainerStats>> {
@@ -378,7 +414,7 @@ impl Engine {
                 .collect()
         };
         wanted.sort_by(|a, b| a.0.as_str().cmp(b.0.as_str()));
-        let work = tokio::task::spawn_blocking(move || {
+        blocking(move || {
             let read = |(id, figures): (Id, Figures)| {
                 let mut stats = figures.cgroup.stats();
                 stats.container_id = id.to_string();
@@ -386,10 +422,9 @@ impl Engine {
                 stats.writable_layer = Some(figures.usage.newest()).into();
                 stats
             };
-            wanted.into_iter().map(read).collect()
-        });
-        let cut_short = |_| Error::Internal("Reading statistics was cut short".to_owned());
-        work.await.map_err(cut_short)
+            Ok(wanted.into_iter().map(read).collect())
+        })
+        .await
     }
 
     /// Sets the size of a terminal, in columns and rows.

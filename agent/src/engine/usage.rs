@@ -50,6 +50,11 @@ impl Usage {
                 layer.incomplete = true;
             }
         }
+        if let Ok(system) = project.file_system() {
+            layer.capacity_bytes = system.f_blocks.saturating_mul(system.f_frsize);
+            layer.capacity_inodes = system.f_files;
+            layer.free_inodes = system.f_ffree;
+        }
         layer
     }
 }

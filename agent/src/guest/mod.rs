@@ -60,7 +60,7 @@ async fn serve(started_ns: u64) -> Result<()> {
     let run = Path::new(RUN);
     let disks = Disks::default();
     let scratch = Arc::new(Scratch::new(disks.clone(), run.join("scratch")));
-    let backing = GuestDisks::new(disks, run.join("images"), scratch.clone());
+    let backing = GuestDisks::new(disks, run, scratch.clone());
     let paths = Paths {
         cgroup: PathBuf::from("/sys/fs/cgroup/bulkhead"),
         mount_point: run.join("root"),

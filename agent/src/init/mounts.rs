@@ -8,6 +8,7 @@ use super::{Doing, Step, copy_up};
 use crate::id::quote;
 use crate::sys::mount::{attr, map_ids, set_attributes};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
     OpenTreeFlags, UnmountFlags,
@@ -41,6 +42,13 @@ impl<'a> Maker<'a> {
                     create,
                 } => sources.push(bind(path, *recursive, *create)?),
                 Source::Image { root, sub_path, .. } => sources.push(part(root, sub_path)?),
+                Source::Shared { root, .. } => sources.push(shared(root)?),
+                Source::EmptyDir {
+                    volume,
+                    sub_path,
+                    root,
+                } => sources.push(empty_dir(root, sub_path, volume.mode)?),
+                Source::Direct { root, sub_path, .. } => sources.push(direct(root, sub_path)?),
                 Source::New { .. } => {}
             }
         }
@@ -197,6 +205,49 @@ fn part(image: &Path, sub_path: &str) -> Step<OwnedFd> {
         message: format!("Cannot open {} in the image: {error}", quote(sub_path)),
     })?;
     copy(place, false).doing(&format!("bind {} of the image", quote(sub_path)))
+}
+
+/// A detached copy of a volume with what is mounted in it.
+fn shared(volume: &Path) -> Step<OwnedFd> {
+    let what = || format!("bind the shared volume {}", volume.display());
+    let open = |flags| rustix::fs::open(volume, flags | OFlags::CLOEXEC, Mode::empty());
+    // A directory is a mount of its own, which is made when it is opened as one.
+    let place = match open(OFlags::PATH | OFlags::DIRECTORY) {
+        Err(Errno::NOTDIR) => open(OFlags::PATH),
+        result => result,
+    };
+    let place = place.doing(&what())?;
+    copy(place, true).doing(&what())
+}
+
+/// A detached copy of an emptyDir volume or a part of it, which containers of the pod may have changed: links lead
+/// nowhere outside it. It lies where programs may not be set-user-id and times are not kept; a volume's may.
+fn empty_dir(volume: &Path, sub_path: &str, mode: u32) -> Step<OwnedFd> {
+    let root = Root::at(&volume.to_string_lossy())?;
+    let what = format!("bind {} of an emptyDir volume", quote(sub_path));
+    let place = match root.open(sub_path, OFlags::PATH) {
+        Err(Errno::NOENT) => root.directory(sub_path, mode)?,
+        result => result.doing(&what)?,
+    };
+    let tree = copy(place, false).doing(&what)?;
+    let inherited = attr::NOSUID | attr::ATIME;
+    set_attributes(&tree, 0, inherited, 0, false).doing(&what)?;
+    Ok(tree)
+}
+
+/// A detached copy of a direct volume or a part of it. What is in it may have been made by anybody: links lead
+/// nowhere outside it. A directory that is made has the permissions of the volume's root, as with the kubelet.
+fn direct(volume: &Path, sub_path: &str) -> Step<OwnedFd> {
+    let root = Root::at(&volume.to_string_lossy())?;
+    let what = format!("bind {} of a direct volume", quote(sub_path));
+    let place = match root.open(sub_path, OFlags::PATH) {
+        Err(Errno::NOENT) => {
+            let mode = rustix::fs::fstat(&root).doing(&what)?.st_mode & 0o777;
+            root.directory(sub_path, mode)?
+        }
+        result => result.doing(&what)?,
+    };
+    copy(place, false).doing(&what)
 }
 
 /// A detached mount of a new file system. Numbers of users and groups in its parameters are those of

@@ -231,6 +231,33 @@ pub enum Source {
         /// What of it, resolved inside it.
         sub_path: String,
     },
+    /// A volume that the pod shares with the node.
+    Shared {
+        /// Its name.
+        name: String,
+        /// Of a volume whose content the node replaces as a whole: its mirror in memory.
+        mirror: bool,
+        /// Where the guest has it; empty in a specification.
+        root: PathBuf,
+    },
+    /// An emptyDir volume of the pod.
+    EmptyDir {
+        /// Which.
+        volume: EmptyDir,
+        /// What of it, resolved inside it; a directory is made when nothing is there.
+        sub_path: String,
+        /// Where the guest has it; empty in a specification.
+        root: PathBuf,
+    },
+    /// A file system of the pod's own on a disk.
+    Direct {
+        /// Which.
+        volume: DirectVolume,
+        /// What of it, resolved inside it; a directory is made when nothing is there.
+        sub_path: String,
+        /// Where the guest has it; empty in a specification.
+        root: PathBuf,
+    },
     /// A new instance of a file system.
     New {
         /// As `tmpfs`.
@@ -240,6 +267,43 @@ pub enum Source {
         /// Parameters of that file system; `None` is a flag.
         parameters: Vec<(String, Option<String>)>,
     },
+}
+
+/// An emptyDir volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmptyDir {
+    /// Its name in the pod.
+    pub name: String,
+    /// Permissions that it is made with.
+    pub mode: u32,
+    /// Its first owner.
+    pub uid: u32,
+    /// Its first group.
+    pub gid: u32,
+    /// In memory, and no more bytes than this; on the scratch disk otherwise.
+    pub memory: Option<u64>,
+}
+
+/// A file system on a disk that is mounted in the guest only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectVolume {
+    /// Serial of the disk.
+    pub disk: String,
+    /// As `ext4`.
+    pub file_system: String,
+    /// As mount(8) takes them; see [`crate::pod::mount_options`].
+    pub options: Vec<String>,
+    /// Whose it becomes when it is mounted.
+    pub fs_group: Option<FsGroup>,
+}
+
+/// The group that a volume is given, as the kubelet gives it (`fsGroup`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FsGroup {
+    /// Its number.
+    pub gid: u32,
+    /// Only if the root of the volume is not as it should be.
+    pub on_root_mismatch: bool,
 }
 
 /// A device node.

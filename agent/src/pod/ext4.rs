@@ -1,9 +1,33 @@
-//! As much of an ext4 super block as growing needs (Documentation/filesystems/ext4/super.rst).
+//! Growing a mounted ext4, and as much of its super block as that needs
+//! (Documentation/filesystems/ext4/super.rst).
+
+use crate::error::Context;
+use crate::{Error, Result, sys};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 /// Where the super block begins on the disk.
-pub(super) const OFFSET: u64 = 1024;
+const OFFSET: u64 = 1024;
 /// Its length in bytes.
 pub(super) const LENGTH: usize = 1024;
+
+/// Grows the file system of the disk with this serial, mounted at `path`, to the size of its disk. Blocks.
+pub(super) fn grow(serial: &str, node: &Path, path: &Path) -> Result<()> {
+    let what = || format!("Cannot grow the file system on disk {serial}");
+    let device = File::open(node).context(what)?;
+    let mut block = [0; LENGTH];
+    device.read_exact_at(&mut block, OFFSET).context(what)?;
+    let Some(now) = Geometry::parse(&block) else {
+        return Err(Error::Invalid(format!("Disk {serial} has no ext4")));
+    };
+    let blocks = sys::ioctl::block_size(&device).context(what)? / now.block_size;
+    if blocks <= now.blocks {
+        return Ok(());
+    }
+    let directory = File::open(path).context(what)?;
+    sys::ioctl::grow_ext4(&directory, blocks).context(what)
+}
 
 /// Size of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,14 +1,21 @@
 //! `Configure`: what makes a guest into a certain pod. Every step says what it wants, not what to
 //! change, so the same request again changes nothing.
 
+mod direct;
+mod empty_dir;
 mod ext4;
+mod fs_group;
 mod interfaces;
+mod mirror;
 mod network;
 mod scratch;
 mod sysctl;
 
+pub use direct::{DirectVolumes, FILE_SYSTEMS, mount_options};
+pub use empty_dir::EmptyDirs;
 pub use ext4::Geometry;
 pub use interfaces::interfaces;
+pub use mirror::Mirror;
 pub use scratch::{Project, Scratch};
 pub use sysctl::path as sysctl_path;
 

@@ -1,15 +1,15 @@
 //! The pod's scratch disk: ext4, made small on the host and grown here to the size of the disk.
 
-use super::ext4::{Geometry, LENGTH, OFFSET};
+use super::ext4;
 use crate::deadline::Deadline;
 use crate::disk::{Disk, Disks};
 use crate::error::Context;
 use crate::sys::quota::{Used, project_used, set_project};
-use crate::{Error, Result, spec, sys};
+use crate::{Error, Result, spec};
+use rustix::fs::StatVfs;
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -35,6 +35,11 @@ impl Project {
     /// What is in it now.
     pub fn used(&self) -> io::Result<Used> {
         project_used(&self.directory, self.number)
+    }
+
+    /// The file system that it is on.
+    pub fn file_system(&self) -> io::Result<StatVfs> {
+        Ok(rustix::fs::fstatvfs(&self.directory)?)
     }
 }
 
@@ -76,7 +81,7 @@ impl Scratch {
         // Set-user-id programs and devices of a container are seen through its overlay, whose mount
         // has flags of its own.
         rustix::mount::mount(&disk.node, &self.path, "ext4", flags, options).context(what)?;
-        let result = self.grow(serial, disk).and_then(|()| {
+        let result = ext4::grow(serial, &disk.node, &self.path).and_then(|()| {
             for directory in [self.containers(), PathBuf::from(spec::VOLUMES)] {
                 if directory.starts_with(&self.path) {
                     fs::create_dir_all(&directory).context(what)?;
@@ -91,25 +96,6 @@ impl Scratch {
         result
     }
 
-    /// Grows the file system to the size of its disk.
-    fn grow(&self, serial: &str, disk: &Disk) -> Result<()> {
-        let what = || format!("Cannot grow the file system on the scratch disk {serial}");
-        let device = File::open(&disk.node).context(what)?;
-        let mut block = [0; LENGTH];
-        device.read_exact_at(&mut block, OFFSET).context(what)?;
-        let Some(now) = Geometry::parse(&block) else {
-            return Err(Error::Invalid(format!(
-                "The scratch disk {serial} has no ext4"
-            )));
-        };
-        let blocks = sys::ioctl::block_size(&device).context(what)? / now.block_size;
-        if blocks <= now.blocks {
-            return Ok(());
-        }
-        let directory = File::open(&self.path).context(what)?;
-        sys::ioctl::grow_ext4(&directory, blocks).context(what)
-    }
-
     /// Where containers have their directories.
     pub fn directory(&self) -> Result<PathBuf> {
         if self.mounted().is_none() {
@@ -118,6 +104,12 @@ impl Scratch {
             ));
         }
         Ok(self.containers())
+    }
+
+    /// Where the pod has its emptyDir volumes.
+    pub fn volumes(&self) -> Result<PathBuf> {
+        let containers = self.directory()?;
+        Ok(containers.with_file_name("volumes"))
     }
 
     /// Makes an empty directory of the disk a project of its own.

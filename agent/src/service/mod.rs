@@ -11,9 +11,9 @@ use crate::{Error, engine};
 use async_trait::async_trait;
 use bulkhead_agent_api::agent::{
     ConfigureRequest, ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty,
-    Event, EventsRequest, ExecRequest, ExecResponse, ForwardRequest, LimitPodRequest,
-    ListContainersResponse, ResizeTerminalRequest, SignalRequest, StatsRequest, StatsResponse,
-    UpdateContainerRequest,
+    Event, EventsRequest, ExecRequest, ExecResponse, ForwardRequest, GrowVolumeRequest,
+    LimitPodRequest, ListContainersResponse, ResizeTerminalRequest, SignalRequest, StatsRequest,
+    StatsResponse, UpdateContainerRequest, UpdateMirrorRequest, VolumeFigures, VolumeRequest,
 };
 use bulkhead_agent_api::{agent as api, agent_ttrpc};
 use futures_core::Stream;
@@ -233,6 +233,34 @@ impl agent_ttrpc::Agent for Service {
         Ok(response)
     }
 
+    async fn update_mirror(&self, _: &TtrpcContext, request: UpdateMirrorRequest) -> Answer<Empty> {
+        let updated = self.engine.update_mirror(request.volume).await;
+        updated.map_err(rpc)?;
+        Ok(Empty::new())
+    }
+
+    async fn volume_stats(
+        &self,
+        _: &TtrpcContext,
+        request: VolumeRequest,
+    ) -> Answer<VolumeFigures> {
+        self.engine.volume_figures(&request.disk).map_err(rpc)
+    }
+
+    async fn grow_volume(
+        &self,
+        context: &TtrpcContext,
+        request: GrowVolumeRequest,
+    ) -> Answer<VolumeFigures> {
+        let GrowVolumeRequest {
+            disk, size_bytes, ..
+        } = &request;
+        let grown = self
+            .engine
+            .grow_volume(disk, *size_bytes, deadline(context));
+        grown.await.map_err(rpc)
+    }
+
     async fn remove_container(&self, _: &TtrpcContext, request: ContainerRequest) -> Answer<Empty> {
         self.engine
             .remove(&container(&request.container_id)?)
@@ -266,6 +294,7 @@ impl agent_ttrpc::Agent for Service {
 
     async fn shutdown(&self, _: &TtrpcContext, _: Empty) -> Answer<Empty> {
         self.engine.remove_all().await;
+        self.engine.unmount_volumes().await;
         let unmounted = self.pod.scratch().unmount();
         rustix::fs::sync();
         // A disk that is still busy is synced: the guest ends in any case.

@@ -8,6 +8,7 @@
 
 mod block_io;
 mod devices;
+mod direct;
 mod hooks;
 mod ids;
 mod mounts;

@@ -1,8 +1,8 @@
 //! `mounts[]`: fstab-style options become mount attributes, propagation and parameters.
 
-use super::{VOLUMES, absolute, id_maps, limited, refuse};
-use crate::id::quote;
-use crate::init::plan::{IdMaps, Mount, Source};
+use super::{VOLUMES, absolute, direct, id_maps, limited, refuse};
+use crate::id::{self, quote};
+use crate::init::plan::{EmptyDir, IdMaps, Mount, Source};
 use crate::sys::mount::attr;
 use crate::{Error, Result};
 use oci_spec::runtime;
@@ -10,6 +10,9 @@ use std::path::Path;
 
 /// File systems that a container may mount anew.
 const KINDS: [&str; 6] = ["proc", "sysfs", "cgroup2", "tmpfs", "devpts", "mqueue"];
+
+/// The longest name of a volume, as Kubernetes has it.
+const MAX_VOLUME_NAME: usize = 63;
 
 /// Checks and translates one mount.
 ///
@@ -41,6 +44,12 @@ pub(super) fn convert(mount: &runtime::Mount, container: &IdMaps) -> Result<Moun
     let what = if kind == "image" {
         options.set |= attr::RDONLY;
         image(mount, &options, &target)?
+    } else if kind == "shared" {
+        shared(mount, &options, &target)?
+    } else if kind == "empty-dir" {
+        empty_dir(mount, &options, &target)?
+    } else if kind == "direct" {
+        direct::convert(mount, &options.parameters, &target)?
     } else if options.bind || kind == "bind" {
         // What belongs to a file system, not to a mount, has no meaning for a bind.
         options
@@ -95,6 +104,76 @@ pub(super) fn convert(mount: &runtime::Mount, container: &IdMaps) -> Result<Moun
         propagation: options.propagation,
         ids,
         copy_up: options.copy_up,
+    })
+}
+
+/// A volume that the pod shares with the node: the source is its name.
+fn shared(mount: &runtime::Mount, options: &Options, target: &str) -> Result<Source> {
+    let name = mount.source().as_ref().map(|path| path.to_string_lossy());
+    let name = name.unwrap_or_default().into_owned();
+    crate::disk::check_serial(&name)?;
+    let mut mirror = false;
+    for (option, value) in &options.parameters {
+        if option != "mirror" || value.is_some() {
+            return Err(Error::Invalid(format!(
+                "The shared volume of {} does not know option {}",
+                quote(target),
+                quote(option)
+            )));
+        }
+        mirror = true;
+    }
+    Ok(Source::Shared {
+        name,
+        mirror,
+        root: Default::default(),
+    })
+}
+
+/// An emptyDir volume: the source is its name in the pod.
+fn empty_dir(mount: &runtime::Mount, options: &Options, target: &str) -> Result<Source> {
+    let wrong = |what: &str| {
+        let target = quote(target);
+        Error::Invalid(format!("The emptyDir volume of {target} has {what}"))
+    };
+    let name = mount.source().as_ref().map(|path| path.to_string_lossy());
+    let mut volume = EmptyDir {
+        name: name.unwrap_or_default().into_owned(),
+        mode: 0o777,
+        uid: 0,
+        gid: 0,
+        memory: None,
+    };
+    if volume.name.len() > MAX_VOLUME_NAME || !id::check(&volume.name) {
+        return Err(wrong("a name that is not valid"));
+    }
+    let mut sub_path = ".".to_owned();
+    for (key, value) in &options.parameters {
+        let value = value.as_deref().unwrap_or_default();
+        let number = || value.parse().map_err(|_| wrong("a number that is none"));
+        match key.as_str() {
+            "mode" => {
+                volume.mode = u32::from_str_radix(value, 8)
+                    .ok()
+                    .filter(|mode| *mode <= 0o7777)
+                    .ok_or_else(|| wrong("a mode that is none"))?;
+            }
+            "uid" => volume.uid = number()?,
+            "gid" => volume.gid = number()?,
+            "memory" => {
+                let size = value.parse().map_err(|_| wrong("a size that is none"))?;
+                volume.memory = Some(size);
+            }
+            "subpath" if !value.is_empty() => {
+                sub_path = absolute(&format!("/{value}"), "subpath of an emptyDir volume")?;
+            }
+            _ => return Err(wrong(&format!("the unknown option {}", quote(key)))),
+        }
+    }
+    Ok(Source::EmptyDir {
+        volume,
+        sub_path,
+        root: Default::default(),
     })
 }
 

@@ -2,6 +2,7 @@
 //! folder, behind functions that are safe to call.
 
 pub mod bpf;
+pub mod copy;
 pub mod fd;
 pub mod ioctl;
 pub mod mount;

@@ -37,12 +37,16 @@ pub(crate) struct Config {
     pub(crate) socket_gid: u32,
     /// The VMM's program.
     pub(crate) vmm: PathBuf,
+    /// The program that serves shared volumes.
+    pub(crate) file_daemon: PathBuf,
     /// Parent of the cgroups of pods whose request names none.
     pub(crate) cgroup_parent: PathBuf,
     /// The users that VMMs run as.
     pub(crate) vmm_users: VmmUsers,
     /// Where Localhost seccomp profiles are whose path is not absolute.
     pub(crate) seccomp_profiles: PathBuf,
+    /// The kubelet's directory.
+    pub(crate) kubelet: PathBuf,
     /// The handler of pods whose request names none.
     pub(crate) default_runtime: String,
     /// Where pods get their networks from.
@@ -120,9 +124,11 @@ impl Default for Config {
             socket_uid: 0,
             socket_gid: 0,
             vmm: "/usr/lib/bulkhead/bulkhead-vmm".into(),
+            file_daemon: "/usr/lib/bulkhead/bulkhead-fs".into(),
             cgroup_parent: "/bulkhead".into(),
             vmm_users: VmmUsers::default(),
             seccomp_profiles: "/var/lib/kubelet/seccomp".into(),
+            kubelet: "/var/lib/kubelet".into(),
             default_runtime: "bulkhead".to_owned(),
             network: NetworkConfig::default(),
             images: ImagesConfig::default(),
@@ -235,9 +241,11 @@ impl Config {
             root: self.root.clone(),
             state: self.state.clone(),
             vmm: self.vmm.clone(),
+            file_daemon: self.file_daemon.clone(),
             cgroup_parent: self.cgroup_parent.clone(),
             vmm_users: self.vmm_users,
             seccomp_profiles: self.seccomp_profiles.clone(),
+            kubelet: self.kubelet.clone(),
             network: self.network.clone(),
         }
     }

@@ -7,7 +7,9 @@ use bulkhead_node_api::v1::node_server::Node;
 use bulkhead_node_api::v1::output::Output as Out;
 use bulkhead_node_api::v1::{
     Attach, Empty, Exec, Exit, Input, LayerProgress, Output, PullProgress, PullRequest,
+    VolumeRequest, VolumeStatsResponse,
 };
+use bulkhead_sandbox::figures::VolumeFigures;
 use bulkhead_sandbox::{Container, ExecRequest, Execution, Sandboxes, StreamKind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -81,6 +83,28 @@ impl Node for NodeApi {
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
+    async fn volume_stats(
+        &self,
+        request: Request<VolumeRequest>,
+    ) -> Result<Response<VolumeStatsResponse>, Status> {
+        let path = request.into_inner().path;
+        let figures = self.sandboxes.volume_figures(&path).await;
+        Ok(Response::new(to_volume_stats(
+            &figures.map_err(sandbox_status)?,
+        )))
+    }
+
+    async fn resize_volume(
+        &self,
+        request: Request<VolumeRequest>,
+    ) -> Result<Response<VolumeStatsResponse>, Status> {
+        let path = request.into_inner().path;
+        let figures = self.sandboxes.grow_volume(&path).await;
+        Ok(Response::new(to_volume_stats(
+            &figures.map_err(sandbox_status)?,
+        )))
+    }
+
     async fn pull(
         &self,
         request: Request<PullRequest>,
@@ -114,6 +138,17 @@ impl Node for NodeApi {
             let _ = sender.send(last).await;
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+fn to_volume_stats(figures: &VolumeFigures) -> VolumeStatsResponse {
+    VolumeStatsResponse {
+        total_bytes: figures.total_bytes,
+        used_bytes: figures.used_bytes,
+        available_bytes: figures.available_bytes,
+        total_inodes: figures.total_inodes,
+        used_inodes: figures.used_inodes,
+        free_inodes: figures.free_inodes,
     }
 }
 

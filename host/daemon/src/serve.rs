@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::cri::{ImageApi, RuntimeApi};
+use crate::heap;
 use crate::node::NodeApi;
 use crate::streams::PodStreams;
 use anyhow::{Context, Result};
@@ -66,6 +67,7 @@ pub(crate) async fn serve(config: Config, json_logs: bool) -> Result<()> {
         // next daemon, and waiting for streams could take for ever.
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = heap::give_back() => {}
     }
     match tokio::fs::remove_file(&config.socket).await {
         Err(error) if error.kind() != ErrorKind::NotFound => {

@@ -1,5 +1,6 @@
 //! What the daemon says on standard input.
 
+use crate::epoch::Epoch;
 use crate::error::Error;
 use rustix::fs::fstat;
 use serde::Deserialize;
@@ -25,6 +26,8 @@ pub(crate) struct Config {
     pub(crate) descriptors: u64,
     /// How many requests are served at once, 1 to 16.
     pub(crate) threads: usize,
+    /// Which of the pod's file daemons this is, 1 to 32767: a higher one than any before it.
+    pub(crate) epoch: u16,
 }
 
 /// Reads the configuration and takes the socket.
@@ -73,6 +76,10 @@ fn parse(from: impl Read) -> Result<Config, Error> {
     if !(1..=MAX_THREADS).contains(&config.threads) {
         return Err(Error::Config(format!("threads is not 1 to {MAX_THREADS}")));
     }
+    if Epoch::new(config.epoch).is_none() {
+        let last = Epoch::LAST;
+        return Err(Error::Config(format!("epoch is not 1 to {last}")));
+    }
     if config.descriptors < 4 * OWN_DESCRIPTORS {
         let least = 4 * OWN_DESCRIPTORS;
         return Err(Error::Config(format!("descriptors is below {least}")));
@@ -86,11 +93,12 @@ mod tests {
 
     #[test]
     fn a_configuration_is_read() {
-        let text = r#"{"listener_fd":3,"descriptors":1024,"threads":4}"#;
+        let text = r#"{"listener_fd":3,"descriptors":1024,"threads":4,"epoch":7}"#;
         let config = Config {
             listener_fd: 3,
             descriptors: 1024,
             threads: 4,
+            epoch: 7,
         };
         assert!(parse(text.as_bytes()).is_ok_and(|read| read == config));
     }
@@ -99,26 +107,37 @@ mod tests {
     fn what_makes_no_sense_is_refused() {
         for (text, why) in [
             ("", "EOF"),
-            (r#"{"listener_fd":3,"descriptors":1024}"#, "threads"),
             (
-                r#"{"listener_fd":2,"descriptors":1024,"threads":1}"#,
+                r#"{"listener_fd":3,"descriptors":1024,"epoch":1}"#,
+                "threads",
+            ),
+            (
+                r#"{"listener_fd":2,"descriptors":1024,"threads":1,"epoch":1}"#,
                 "below 3",
             ),
             (
-                r#"{"listener_fd":3,"descriptors":255,"threads":1}"#,
+                r#"{"listener_fd":3,"descriptors":255,"threads":1,"epoch":1}"#,
                 "below 256",
             ),
             (
-                r#"{"listener_fd":3,"descriptors":1024,"threads":0}"#,
+                r#"{"listener_fd":3,"descriptors":1024,"threads":0,"epoch":1}"#,
                 "1 to 16",
             ),
             (
-                r#"{"listener_fd":3,"descriptors":1024,"threads":17}"#,
+                r#"{"listener_fd":3,"descriptors":1024,"threads":17,"epoch":1}"#,
                 "1 to 16",
             ),
             (
-                r#"{"listener_fd":3,"descriptors":1024,"threads":1,"x":1}"#,
+                r#"{"listener_fd":3,"descriptors":1024,"threads":1,"epoch":1,"x":1}"#,
                 "unknown field",
+            ),
+            (
+                r#"{"listener_fd":3,"descriptors":1024,"threads":1,"epoch":0}"#,
+                "1 to 32767",
+            ),
+            (
+                r#"{"listener_fd":3,"descriptors":1024,"threads":1,"epoch":32768}"#,
+                "1 to 32767",
             ),
         ] {
             let error = parse(text.as_bytes()).map_err(|error| error.to_string());

@@ -18,6 +18,9 @@ pub(crate) enum Error {
         #[source]
         source: io::Error,
     },
+    /// A mapping was refused.
+    #[error("The host refused to map a file in memory: {0}")]
+    Memory(String),
     /// vhost-user failed.
     #[error("The connection to the VMM failed: {0}")]
     Connection(String),

@@ -8,11 +8,14 @@
 //! that refuses a write, not this program.
 //!
 //! It ends when the connection ends. Whatever goes wrong here is an end as well: the daemon starts
-//! another one, and meanwhile the VMM answers the guest with EIO.
+//! another one, and meanwhile the VMM answers the guest with EIO. What the guest was given by one process
+//! is no other file for the next ([`epoch`]).
 
 mod cage;
 mod config;
+mod epoch;
 mod error;
+mod gauge;
 mod seccomp;
 mod serve;
 
@@ -32,7 +35,7 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Error> {
     let (config, listener) = config::read(std::io::stdin().lock())?;
     let caged = cage::enter(config.descriptors)?;
-    let file_system = serve::file_system(caged, config.threads)?;
+    let file_system = serve::file_system(caged, &config)?;
     seccomp::confine()?;
     serve::serve(file_system, listener, config.threads)
 }

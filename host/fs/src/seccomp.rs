@@ -160,9 +160,17 @@ fn allowed() -> Result<BpfProgram, seccompiler::BackendError> {
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![rule(2, none_of(libc::PROT_EXEC), 0)?]);
     }
-    // A thread's name.
-    let name = u64::from(libc::PR_SET_NAME.cast_unsigned());
-    rules.insert(libc::SYS_prctl, vec![rule(0, SeccompCmpOp::Eq, name)?]);
+    // A thread's name, and what libcap-ng asks before a thread drops FSETID for a request: which capabilities are
+    // in its bounding and its ambient set.
+    let option = |option: libc::c_int| u64::from(option.cast_unsigned());
+    let is_set = condition(1, SeccompCmpOp::Eq, option(libc::PR_CAP_AMBIENT_IS_SET))?;
+    let ambient = condition(0, SeccompCmpOp::Eq, option(libc::PR_CAP_AMBIENT))?;
+    let options = vec![
+        rule(0, SeccompCmpOp::Eq, option(libc::PR_SET_NAME))?,
+        rule(0, SeccompCmpOp::Eq, option(libc::PR_CAPBSET_READ))?,
+        SeccompRule::new(vec![ambient, is_set])?,
+    ];
+    rules.insert(libc::SYS_prctl, options);
     SeccompFilter::new(
         rules,
         SeccompAction::KillProcess,
@@ -178,8 +186,15 @@ fn rule(
     operator: SeccompCmpOp,
     value: u64,
 ) -> Result<SeccompRule, seccompiler::BackendError> {
-    let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?;
-    SeccompRule::new(vec![condition])
+    SeccompRule::new(vec![condition(argument, operator, value)?])
+}
+
+fn condition(
+    argument: u8,
+    operator: SeccompCmpOp,
+    value: u64,
+) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
 }
 
 #[cfg(test)]

@@ -1,15 +1,19 @@
 //! The file system and the connection.
 
 use crate::cage::Caged;
-use crate::config::OWN_DESCRIPTORS;
+use crate::config::{Config, OWN_DESCRIPTORS};
+use crate::epoch::{Epoch, Epochs};
 use crate::error::Error;
+use crate::gauge::Gauge;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 use vhost::vhost_user::{Error as VhostUserError, Listener};
 use vhost_user_backend::{Error as BackendError, VhostUserDaemon};
 use virtiofsd::filesystem::{FileSystem, SerializableFileSystem};
-use virtiofsd::passthrough::{self, CachePolicy, InodeFileHandlesMode, PassthroughFs};
+use virtiofsd::passthrough::{
+    self, CachePolicy, InodeFileHandlesMode, NegotiationMode, PassthroughFs,
+};
 use virtiofsd::vhost_user::VhostUserFsBackendBuilder;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
@@ -17,8 +21,10 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 ///
 /// # Errors
 /// [`Error::Host`]; [`Error::Config`] when the host allows too few descriptors.
-pub(crate) fn file_system(caged: Caged, threads: usize) -> Result<PassthroughFs, Error> {
-    let own = OWN_DESCRIPTORS + threads as u64;
+pub(crate) fn file_system(caged: Caged, config: &Config) -> Result<Epochs<PassthroughFs>, Error> {
+    let epoch = Epoch::new(config.epoch);
+    let epoch = epoch.ok_or_else(|| Error::Config("epoch is none".to_owned()))?;
+    let own = OWN_DESCRIPTORS + config.threads as u64;
     let guest_fd_limit = caged.limit.checked_sub(own).ok_or_else(|| {
         let limit = caged.limit;
         Error::Config(format!(
@@ -35,6 +41,9 @@ pub(crate) fn file_system(caged: Caged, threads: usize) -> Result<PassthroughFs,
         writeback: false,
         root_dir: "/".to_owned(),
         xattr: true,
+        // The guest asks for lists where the mode has a group's rights and the user is not the owner. A guest kernel
+        // without `guest-kernel/patches/fuse-submount-acl.patch` does without.
+        posix_acl: NegotiationMode::Auto,
         proc_sfd_rawfd: Some(caged.descriptors),
         proc_mountinfo_rawfd: Some(caged.mounts),
         announce_submounts: true,
@@ -46,7 +55,8 @@ pub(crate) fn file_system(caged: Caged, threads: usize) -> Result<PassthroughFs,
         guest_fd_limit,
         ..passthrough::Config::default()
     };
-    PassthroughFs::new(config).map_err(Error::host("prepare the file system"))
+    let file_system = PassthroughFs::new(config).map_err(Error::host("prepare the file system"))?;
+    Ok(Epochs::new(file_system, epoch, Gauge::new()?))
 }
 
 /// Serves one connection to its end.

@@ -269,8 +269,11 @@ impl Networks {
         while let Err(error) = self.try_detach(&pod).await {
             attempts.send_modify(|attempts| *attempts += 1);
             let error = chain(&error);
+            let attachment = self.attachment(&pod).await.ok().flatten();
+            let name = attachment.map(|(_, attachment)| name_of(&attachment.args));
             tracing::warn!(
                 pod,
+                name,
                 error,
                 "The pod's network could not be removed; it is tried again"
             );
@@ -392,6 +395,16 @@ fn arguments(request: &PodRequest) -> Result<String> {
     Ok(arguments)
 }
 
+/// Kubernetes' namespace and name, as people know a pod, out of what [`arguments`] has made.
+fn name_of(arguments: &str) -> String {
+    let value = |key: &str| {
+        let mut pairs = arguments.split(';').filter_map(|pair| pair.split_once('='));
+        let found = pairs.find(|(name, _)| *name == key);
+        found.map(|(_, value)| value).unwrap_or_default()
+    };
+    format!("{}/{}", value("K8S_POD_NAMESPACE"), value("K8S_POD_NAME"))
+}
+
 fn read(pod: &str, path: &Path) -> Result<(OwnedFd, Vec<Interface>)> {
     let unusable = |problem: String| NetworkError::Interfaces {
         pod: pod.to_owned(),
@@ -447,4 +460,21 @@ fn chain(error: &NetworkError) -> String {
         next = source.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PodRequest, arguments, name_of};
+
+    #[test]
+    fn a_pods_name_is_found_in_its_arguments() {
+        let request = PodRequest {
+            id: "4b1d".into(),
+            namespace: "shop".into(),
+            name: "till-0=x".into(),
+            ..Default::default()
+        };
+        assert_eq!(name_of(&arguments(&request).unwrap()), "shop/till-0=x");
+        assert_eq!(name_of("IgnoreUnknown=1"), "/");
+    }
 }

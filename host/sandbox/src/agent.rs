@@ -9,9 +9,9 @@ use crate::record::StreamIds;
 use crate::{Result, SandboxError};
 use bulkhead_agent_api::agent::{
     ConfigureRequest, ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty,
-    Event, EventsRequest, ExecRequest, ForwardRequest, LimitPodRequest, ListContainersResponse,
-    ResizeTerminalRequest, SignalRequest, StatsRequest, StatsResponse, Stdio,
-    UpdateContainerRequest,
+    Event, EventsRequest, ExecRequest, ForwardRequest, GrowVolumeRequest, LimitPodRequest,
+    ListContainersResponse, ResizeTerminalRequest, SignalRequest, StatsRequest, StatsResponse,
+    Stdio, UpdateContainerRequest, UpdateMirrorRequest, VolumeFigures, VolumeRequest,
 };
 use bulkhead_agent_api::agent_ttrpc::AgentClient;
 use bulkhead_agent_api::{CONTROL_PORT, STREAM_PORT};
@@ -95,6 +95,39 @@ impl Agent {
         self.call("Removal", container(id), call).await.map(drop)
     }
 
+    /// Has the mirror of a shared volume follow it.
+    pub(crate) async fn update_mirror(&self, volume: &str) -> Result<()> {
+        let mut request = UpdateMirrorRequest::new();
+        request.volume = volume.to_owned();
+        let call = self.client.update_mirror(deadline(), &request);
+        self.call("Update", self.volume(volume), call)
+            .await
+            .map(drop)
+    }
+
+    /// How full the direct volume on a disk is.
+    pub(crate) async fn volume_stats(&self, disk: &str) -> Result<VolumeFigures> {
+        let mut request = VolumeRequest::new();
+        request.disk = disk.to_owned();
+        let context = context::with_duration(STATS_DEADLINE);
+        let call = self.client.volume_stats(context, &request);
+        self.call("Reading statistics", self.volume(disk), call)
+            .await
+    }
+
+    /// Grows the direct volume on a disk that has grown to `bytes`.
+    pub(crate) async fn grow_volume(&self, disk: &str, bytes: u64) -> Result<VolumeFigures> {
+        let mut request = GrowVolumeRequest::new();
+        request.disk = disk.to_owned();
+        request.size_bytes = bytes;
+        let call = self.client.grow_volume(deadline(), &request);
+        self.call("Growing", self.volume(disk), call).await
+    }
+
+    fn volume(&self, disk: &str) -> String {
+        format!("volume {disk} of pod sandbox {}", self.pod)
+    }
+
     pub(crate) async fn update(&self, request: &UpdateContainerRequest) -> Result<()> {
         let call = self.client.update_container(deadline(), request);
         self.call("Update", container(&request.container_id), call)
@@ -174,9 +207,11 @@ impl Agent {
         self.call("Listing", self.pod(), call).await
     }
 
-    pub(crate) async fn shutdown(&self) -> Result<()> {
+    /// Has the guest unmount its disks and end, within a time.
+    pub(crate) async fn shutdown(&self, limit: Duration) -> Result<()> {
         let request = Empty::new();
-        let call = self.client.shutdown(deadline(), &request);
+        let context = context::with_duration(limit);
+        let call = self.client.shutdown(context, &request);
         self.call("Shutdown", self.pod(), call).await.map(drop)
     }
 

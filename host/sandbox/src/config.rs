@@ -14,12 +14,16 @@ pub struct NodeConfig {
     pub state: PathBuf,
     /// The VMM's program.
     pub vmm: PathBuf,
+    /// The file daemon's program.
+    pub file_daemon: PathBuf,
     /// The parent of pod cgroups for pods whose request names none, beneath the cgroup v2 mount.
     pub cgroup_parent: PathBuf,
     /// The users that VMMs run as.
     pub vmm_users: VmmUsers,
     /// Where Localhost seccomp profiles are whose path is not absolute.
     pub seccomp_profiles: PathBuf,
+    /// The kubelet's directory.
+    pub kubelet: PathBuf,
     /// Where pods get their networks from.
     pub network: NetworkConfig,
 }

@@ -148,6 +148,12 @@ impl Container {
         record
     }
 
+    /// What it was made as, without a copy: what changes later is not in it.
+    #[must_use]
+    pub fn made(&self) -> &ContainerRecord {
+        &self.record
+    }
+
     /// Its limits as they are now.
     pub(crate) fn resources(&self) -> Option<LinuxContainerResources> {
         let resources = self.resources.lock();
@@ -457,6 +463,8 @@ impl Container {
             self.kill().await?;
             let gone = async {
                 running.agent.remove_container(self.id()).await?;
+                running.mirrors.leave(self.id());
+                running.volumes.detach(self.id()).await?;
                 let place = running.place.as_ref();
                 running.disks.give_back(place, self.id()).await
             };

@@ -6,10 +6,13 @@
 
 use crate::place::Place;
 use crate::record::BlockVolume;
+use crate::store::blocking;
+use crate::volumes::DirectDevice;
 use crate::{Result, SandboxError};
 use bulkhead_vmm_api::DiskSlot;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use tokio::sync::Mutex;
 
 /// The read-write slot of the pod's scratch disk.
@@ -32,6 +35,8 @@ enum Bound {
     Device {
         /// `st_rdev` on the node.
         number: u64,
+        /// The directory of the direct volume that it is.
+        volume: Option<String>,
     },
 }
 
@@ -84,17 +89,59 @@ impl PodDisks {
         device: OwnedFd,
     ) -> Result<DiskSlot> {
         let mut slots = self.slots.lock().await;
-        let found = slots.iter().find(|(slot, bound)| {
-            matches!(bound, Bound::Device { number: other } if *other == number)
-                && matches!(slot, DiskSlot::ReadWrite(_)) == write
-        });
-        if let Some((slot, _)) = found {
-            return Ok(*slot);
+        for (slot, volume) in of_device(&slots, number) {
+            if let Some(volume) = volume {
+                let problem = "a container asks for its device as a device".to_owned();
+                let volume = volume.to_owned();
+                return Err(SandboxError::DirectVolume { volume, problem });
+            }
+            if matches!(slot, DiskSlot::ReadWrite(_)) == write {
+                return Ok(slot);
+            }
         }
         let slot = self.free(&slots, write)?;
         place.bind_disk(slot, device).await?;
-        slots.insert(slot, Bound::Device { number });
+        let volume = None;
+        slots.insert(slot, Bound::Device { number, volume });
         Ok(slot)
+    }
+
+    /// Binds the device of a direct volume, unless the pod has it already, and tells the slot.
+    pub(crate) async fn take_volume(
+        &self,
+        place: &dyn Place,
+        device: &Arc<DirectDevice>,
+    ) -> Result<DiskSlot> {
+        let mut slots = self.slots.lock().await;
+        let bound = of_device(&slots, device.number).next();
+        if let Some((slot, volume)) = bound {
+            let same_access = matches!(slot, DiskSlot::ReadWrite(_)) == device.write;
+            return match volume {
+                Some(volume) if volume != device.volume => {
+                    Err(device.refused(format!("its device is that of {volume} already")))
+                }
+                Some(_) if same_access => Ok(slot),
+                Some(_) => Err(device.refused(
+                    "the pod has it already, and not with the same access (ro, rw)".to_owned(),
+                )),
+                None => {
+                    Err(device
+                        .refused("a container of the pod has its device as a device".to_owned()))
+                }
+            };
+        }
+        let slot = self.free(&slots, device.write)?;
+        let opening = Arc::clone(device);
+        let opened = blocking(move || opening.open()).await?;
+        place.bind_disk(slot, opened).await?;
+        let (number, volume) = (device.number, Some(device.volume.clone()));
+        slots.insert(slot, Bound::Device { number, volume });
+        Ok(slot)
+    }
+
+    /// Whether there is a device of the node that the guest may write to.
+    pub(crate) async fn writes_devices(&self) -> bool {
+        BlockVolume::any_is_written(&self.devices().await)
     }
 
     fn free(&self, slots: &BTreeMap<DiskSlot, Bound>, write: bool) -> Result<DiskSlot> {
@@ -142,8 +189,14 @@ impl PodDisks {
     /// Notes the devices that were bound before this daemon started.
     pub(crate) async fn adopt_devices(&self, volumes: &[BlockVolume]) {
         let mut slots = self.slots.lock().await;
-        for BlockVolume { slot, number } in volumes {
-            slots.insert(*slot, Bound::Device { number: *number });
+        for BlockVolume {
+            slot,
+            number,
+            volume,
+        } in volumes
+        {
+            let (number, volume) = (*number, volume.clone());
+            slots.insert(*slot, Bound::Device { number, volume });
         }
     }
 
@@ -161,9 +214,10 @@ impl PodDisks {
     pub(crate) async fn devices(&self) -> Vec<BlockVolume> {
         let slots = self.slots.lock().await;
         let devices = slots.iter().filter_map(|(slot, bound)| match bound {
-            Bound::Device { number } => Some(BlockVolume {
+            Bound::Device { number, volume } => Some(BlockVolume {
                 slot: *slot,
                 number: *number,
+                volume: volume.clone(),
             }),
             Bound::Image { .. } => None,
         });
@@ -189,6 +243,20 @@ impl PodDisks {
         }
         Ok(())
     }
+}
+
+/// The slots of a device of the node, with the direct volume that each is.
+fn of_device(
+    slots: &BTreeMap<DiskSlot, Bound>,
+    number: u64,
+) -> impl Iterator<Item = (DiskSlot, Option<&str>)> {
+    slots.iter().filter_map(move |(slot, bound)| match bound {
+        Bound::Device {
+            number: other,
+            volume,
+        } if *other == number => Some((*slot, volume.as_deref())),
+        _ => None,
+    })
 }
 
 #[cfg(test)]

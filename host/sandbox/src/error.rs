@@ -111,6 +111,34 @@ pub enum SandboxError {
         /// The end of its console.
         console: String,
     },
+    /// The process that serves a pod's shared volumes has ended, and the next one does not serve yet.
+    #[error(
+        "The file daemon of pod sandbox {pod} has ended ({cause}): its shared volumes answer with errors until another one serves them; try again"
+    )]
+    FileDaemonEnded {
+        /// The pod sandbox.
+        pod: String,
+        /// Why.
+        cause: String,
+    },
+    /// The process that serves a pod's shared volumes has ended, and there will be no other.
+    #[error(
+        "The file daemon of pod sandbox {pod} is lost ({cause}): its shared volumes answer with input/output errors; remove the pod and run it again"
+    )]
+    FileDaemonLost {
+        /// The pod sandbox.
+        pod: String,
+        /// Why.
+        cause: String,
+    },
+    /// A direct volume.
+    #[error("The direct volume {volume} cannot be used: {problem}")]
+    DirectVolume {
+        /// Its directory on the node.
+        volume: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The guest speaks another protocol.
     #[error(
         "The guest of pod sandbox {pod} speaks agent protocol {version}, this daemon speaks {ours}; install an initramfs of the daemon's version"
@@ -254,13 +282,16 @@ impl SandboxError {
             Self::WrongState { .. }
             | Self::BeyondVm { .. }
             | Self::NodeUnfit { .. }
+            | Self::FileDaemonLost { .. }
+            | Self::DirectVolume { .. }
             | Self::AgentVersion { .. } => Kind::FailedPrecondition,
             Self::Unsupported { .. } => Kind::Unimplemented,
             Self::NoSlot { .. } | Self::NoUser { .. } => Kind::ResourceExhausted,
             Self::BootTimeout { .. } | Self::ExecTimeout { .. } => Kind::DeadlineExceeded,
-            Self::BootFailed { .. } | Self::Stopped { .. } | Self::PlaceEnded { .. } => {
-                Kind::Unavailable
-            }
+            Self::FileDaemonEnded { .. }
+            | Self::BootFailed { .. }
+            | Self::Stopped { .. }
+            | Self::PlaceEnded { .. } => Kind::Unavailable,
             Self::Agent { kind, .. } => *kind,
             Self::Io { source, .. } => io_kind(source),
             Self::Network(error) => network_kind(error),

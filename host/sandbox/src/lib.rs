@@ -33,6 +33,7 @@ mod stats;
 mod store;
 mod update;
 mod vm;
+mod volumes;
 
 pub use config::{NodeConfig, RuntimeConfig, SeccompDefault, VmmUsers};
 pub use container::{Container, ContainerImage};
@@ -41,17 +42,20 @@ pub use events::{BACKLOG, EventKind, PodEvent};
 pub use exec::{ExecOutput, ExecRequest, Execution, Terminal};
 pub use io::{OutputChunk, StreamKind, Viewer};
 pub use record::{
-    ContainerRecord, ContainerState, ExitRecord, SandboxRecord, SandboxState, VmSize,
+    ContainerRecord, ContainerState, ExitRecord, FileDaemonRecord, SandboxRecord, SandboxState,
+    VmSize,
 };
 pub use registry::Sandboxes;
 pub use sandbox::Sandbox;
 pub use vm::kvm;
+pub use volumes::FileDaemonGauges;
 
 /// What pods and containers use.
 pub mod figures {
     pub use crate::stats::{ContainerFigures, GuestFigures, PodFigures};
     pub use bulkhead_agent_api::agent::{
         ContainerStats, CpuStats, InterfaceCounters, IoStats, MemoryStats, Pressure, PressureTimes,
+        VolumeFigures, WritableLayer,
     };
     pub use bulkhead_agent_api::cgroup::figures as of_cgroup;
 }

@@ -21,8 +21,20 @@ pub(crate) trait Place: Send + Sync {
     /// Empties a slot; the image is no longer used when this returns.
     async fn unbind_disk(&self, slot: DiskSlot) -> Result<()>;
 
-    /// Puts a tap, by its queues, behind the network interface.
-    async fn bind_tap(&self, queues: Vec<OwnedFd>, limits: NetworkLimits) -> Result<()>;
+    /// Takes over what has been added to a slot's file or device; tells its size in bytes.
+    async fn measure_disk(&self, slot: DiskSlot) -> Result<u64>;
+
+    /// Puts a tap, by its queues, behind the network interface of this number.
+    async fn bind_tap(
+        &self,
+        interface: u8,
+        queues: Vec<OwnedFd>,
+        limits: NetworkLimits,
+    ) -> Result<()>;
+
+    /// Has a file daemon serve the shared volumes; the descriptors are those of
+    /// [`Request::BindFileDaemon`](bulkhead_vmm_api::Request::BindFileDaemon).
+    async fn bind_file_daemon(&self, fds: Vec<OwnedFd>) -> Result<()>;
 
     /// Waits until the place has ended, and says why. May be awaited often and dropped at any time.
     async fn ended(&self) -> String;

@@ -1,5 +1,6 @@
 //! What is remembered of pods and containers, in memory and in the store.
 
+use crate::volumes::SharedVolume;
 use bulkhead_cri::v1;
 use bulkhead_vmm_api::DiskSlot;
 use serde::{Deserialize, Serialize};
@@ -69,6 +70,9 @@ pub struct SandboxRecord {
     /// The VMM, while it runs.
     #[serde(default)]
     pub vmm: Option<VmmIdentity>,
+    /// The file daemon, once the pod has shared volumes.
+    #[serde(default)]
+    pub file_daemon: Option<FileDaemonRecord>,
     /// What the VM was booted with; nothing before.
     #[serde(default)]
     pub size: Option<VmSize>,
@@ -87,6 +91,17 @@ pub struct BlockVolume {
     pub slot: DiskSlot,
     /// `st_rdev` on the node.
     pub number: u64,
+    /// The directory of the direct volume that it is; nothing if the guest's containers see it as a device.
+    #[serde(default)]
+    pub volume: Option<String>,
+}
+
+impl BlockVolume {
+    /// Whether a guest may have something in its memory that has to go to one of these.
+    pub(crate) fn any_is_written(volumes: &[Self]) -> bool {
+        let mut slots = volumes.iter().map(|volume| volume.slot);
+        slots.any(|slot| matches!(slot, DiskSlot::ReadWrite(_)))
+    }
 }
 
 /// What a VM was booted with. It never changes shape.
@@ -110,6 +125,15 @@ pub struct VmmIdentity {
     /// The user and group that it runs as.
     #[serde(default)]
     pub user: u32,
+}
+
+/// A pod's file daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileDaemonRecord {
+    /// Its process.
+    pub identity: VmmIdentity,
+    /// Which of the pod's it is, from 1.
+    pub epoch: u16,
 }
 
 /// Where a container is in its life.
@@ -196,6 +220,9 @@ pub struct ContainerRecord {
     /// The images that it has as volumes, and their slots.
     #[serde(default)]
     pub image_volumes: Vec<ImageVolume>,
+    /// The volumes that it shares with the node.
+    #[serde(default)]
+    pub shared_volumes: Vec<SharedVolume>,
 }
 
 /// Who a process runs as; in a user namespace the numbers are those inside.

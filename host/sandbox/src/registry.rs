@@ -13,6 +13,7 @@ use crate::sandbox::{self, Running, Sandbox, Services};
 use crate::scratch::ScratchMaker;
 use crate::store::{Store, blocking};
 use crate::vm::Users;
+use crate::volumes::{self, Follower, Kind, Parts, SharedVolume, Volume, Watches};
 use crate::{Result, SandboxError, block, cgroup, restore, spec};
 use bulkhead_agent_api::agent::CreateContainerRequest;
 use bulkhead_cri::v1;
@@ -67,6 +68,7 @@ impl Sandboxes {
                 users,
                 events: Events::default(),
                 networks,
+                watches: Watches::new()?,
             }),
             names: Names::default(),
             sandboxes: Arc::default(),
@@ -167,6 +169,7 @@ impl Sandboxes {
             guest_kernel: String::new(),
             ips: Vec::new(),
             vmm: None,
+            file_daemon: None,
             size: None,
             resources: None,
             block_volumes: Vec::new(),
@@ -268,7 +271,10 @@ impl Sandboxes {
         let unset = sandbox.record().runtime.seccomp_default;
         spec::seccomp::apply(&mut built.spec, &config, unset, profiles).await?;
         let stop_signal = spec::stop_signal(&image.stop_signal)?;
-        let devices = block::open(config.devices.clone()).await?;
+        let kubelet = &self.services.config.kubelet;
+        let (shared, mounted_devices) = volumes::open(kubelet, &config.mounts).await?;
+        let devices = [config.devices.clone(), mounted_devices].concat();
+        let devices = block::open(devices).await?;
         let mut request = CreateContainerRequest::new();
         request.container_id = id.clone();
         request.user = built.user.clone();
@@ -298,6 +304,7 @@ impl Sandboxes {
             pid: 0,
             identity: None,
             image_volumes: Vec::new(),
+            shared_volumes: Vec::new(),
             id: id.clone(),
             config,
         };
@@ -316,6 +323,7 @@ impl Sandboxes {
                         image: disk,
                         volumes,
                         devices,
+                        shared,
                     },
                 )
                 .await;
@@ -340,7 +348,7 @@ impl Sandboxes {
         sandbox: &Arc<Sandbox>,
         running: &Running,
         (mut record, mut spec, mut request): (ContainerRecord, Spec, CreateContainerRequest),
-        disks: ContainerDisks,
+        mut disks: ContainerDisks,
     ) -> Result<Arc<Container>> {
         let id = record.id.clone();
         let made = async {
@@ -349,10 +357,17 @@ impl Sandboxes {
                 request.block_devices = block::bind(place, &running.disks, disks.devices).await?;
                 sandbox.remember_devices(&running.disks).await?;
             }
+            let place = running.place.as_ref();
+            if volumes::bind_direct(place, &running.disks, &mut disks.shared).await? {
+                sandbox.remember_devices(&running.disks).await?;
+            }
             let (serial, volumes) =
                 take_images(running, &mut record, disks.image, disks.volumes).await?;
             request.image_disk = serial;
             spec::add_image_mounts(&mut spec, &record.config.mounts, &volumes);
+            let (followers, shared) = self.share(sandbox, running, &id, &disks.shared).await?;
+            spec::add_volumes(&mut spec, &disks.shared, &shared);
+            record.shared_volumes = shared;
             request.spec = serde_json::to_vec(&spec).map_err(|source| SandboxError::Spec {
                 container: record.id.clone(),
                 source,
@@ -365,6 +380,10 @@ impl Sandboxes {
             let created = running.agent.create_container(&request).await?;
             container.set_process(created.pid, created.identity.into_option());
             container.connect_streams(running).await?;
+            for (name, follower) in followers {
+                let agent = running.agent.clone();
+                running.mirrors.keep(container.id(), name, follower, agent);
+            }
             Ok(container)
         };
         match made.await {
@@ -377,6 +396,7 @@ impl Sandboxes {
                 sandbox.forget_container(&id);
                 let undone = async {
                     running.agent.remove_container(&id).await?;
+                    running.volumes.detach(&id).await?;
                     running.disks.give_back(running.place.as_ref(), &id).await
                 };
                 if let Err(error) = undone.await {
@@ -386,6 +406,35 @@ impl Sandboxes {
                 Err(error)
             }
         }
+    }
+
+    /// Makes a container's shared volumes available to its guest. Answers those that its mirrors are to follow, and what
+    /// all of them are called.
+    async fn share(
+        &self,
+        sandbox: &Arc<Sandbox>,
+        running: &Running,
+        container: &str,
+        volumes: &[Volume],
+    ) -> Result<(Vec<(String, Follower)>, Vec<SharedVolume>)> {
+        if volumes.iter().all(Volume::is_local) {
+            return Ok(Default::default());
+        }
+        // From before the first copy, so that no change is missed.
+        let mirrored = volumes
+            .iter()
+            .filter(|one| matches!(one.kind, Kind::Mirror));
+        let followers = mirrored.map(|one| {
+            let follower = self.services.watches.follow(one.place())?;
+            Ok((volumes::name(container, one.index), follower))
+        });
+        let followers = followers.collect::<Result<_>>()?;
+        let parts = Parts {
+            sandbox,
+            place: running.place.as_ref(),
+        };
+        let shared = running.volumes.attach(parts, container, volumes).await?;
+        Ok((followers, shared))
     }
 
     /// Removes a container, killing it first; one that is unknown is as good as removed.
@@ -440,6 +489,8 @@ struct ContainerDisks {
     /// The ids and disks of the images that it has as volumes.
     volumes: Vec<(String, OwnedFd)>,
     devices: Vec<block::Volume>,
+    /// What it shares with the node.
+    shared: Vec<Volume>,
 }
 
 /// Binds a container's image and those of its volumes, and tells the serials.

@@ -8,11 +8,12 @@ use crate::cgroup::PodCgroup;
 use crate::container::Container;
 use crate::disks::PodDisks;
 use crate::place::Place;
-use crate::record::{ContainerState, SandboxState};
+use crate::record::{BlockVolume, ContainerState, SandboxState};
 use crate::registry::Sandboxes;
 use crate::sandbox::{self, Exits, Running, Sandbox};
 use crate::store::blocking;
 use crate::vm::Vm;
+use crate::volumes::{Mirrors, PodVolumes};
 use crate::{Result, SandboxError, names};
 use bulkhead_agent_api::agent::ListContainersResponse;
 use std::collections::HashSet;
@@ -51,12 +52,20 @@ pub(crate) async fn restore(all: &Sandboxes) -> Result<()> {
 }
 
 async fn restore_one(all: Sandboxes, sandbox: Arc<Sandbox>) {
-    let pod = sandbox.id();
-    match sandbox.record().state {
+    let record = sandbox.record();
+    let pod = record.id;
+    match record.state {
         SandboxState::Ended { .. } => {}
-        SandboxState::Ready => match adopt(&sandbox).await {
+        // With its VM what its guest has not written back would be lost.
+        SandboxState::Stopping if !BlockVolume::any_is_written(&record.block_volumes) => {
+            sandbox::take_down(&sandbox, "stopped").await;
+        }
+        state @ (SandboxState::Ready | SandboxState::Stopping) => match adopt(&sandbox).await {
             Ok((running, last_event)) => {
                 tracing::info!(pod, "Found the pod running");
+                if state == SandboxState::Stopping {
+                    sandbox.ask_to_stop();
+                }
                 tokio::spawn(sandbox::drive_adopted(
                     sandbox,
                     Arc::new(running),
@@ -75,7 +84,6 @@ async fn restore_one(all: Sandboxes, sandbox: Arc<Sandbox>) {
                 tracing::error!(pod, %error, "The record of a half-made pod is left behind");
             }
         }
-        SandboxState::Stopping => sandbox::take_down(&sandbox, "stopped").await,
     }
 }
 
@@ -104,6 +112,8 @@ async fn adopt(sandbox: &Arc<Sandbox>) -> Result<(Running, u64)> {
         place,
         agent,
         disks,
+        volumes: PodVolumes::adopt(&record.id, record.file_daemon.as_ref()),
+        mirrors: Mirrors::default(),
         exits: Exits::default(),
     };
     let listed = running.agent.list().await?;
@@ -119,7 +129,13 @@ async fn adopt(sandbox: &Arc<Sandbox>) -> Result<(Running, u64)> {
                 .adopt_image(volume.slot, &record.id, &volume.image_id)
                 .await;
         }
+        let shared = &record.shared_volumes;
+        running.volumes.adopt_container(&record.id, shared);
         adopt_container(&container, &running, &listed).await?;
+        let (watches, agent) = (&sandbox.services.watches, &running.agent);
+        let mounts = &record.config.mounts;
+        let mirrors = &running.mirrors;
+        mirrors.adopt(&record.id, mounts, watches, agent).await?;
     }
     remove_unknown_containers(sandbox, &running, &listed).await?;
     running.disks.empty_unknown(running.place.as_ref()).await?;

@@ -22,8 +22,8 @@ const SPECS: Table = TableDefinition::new("specs");
 /// What the kubelet has told the node, by name.
 const SETTINGS: Table = TableDefinition::new("settings");
 const POD_CIDRS: &str = "pod-cidrs";
-/// Pages kept in memory, bytes. What is read often is in the daemon's own maps.
-const CACHE: usize = 2 << 20;
+/// Pages kept in memory, bytes. What is read often is in the daemon's own maps, and the rest in the node's page cache.
+const CACHE: usize = 256 << 10;
 
 /// The state store; clones share it.
 #[derive(Clone)]

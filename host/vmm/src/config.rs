@@ -3,7 +3,7 @@
 use crate::cage::Cage;
 use crate::devices::blk::MAX_THREADS;
 use crate::error::Error;
-use bulkhead_vmm_api::{VmmConfig, queue_pairs};
+use bulkhead_vmm_api::{MAX_INTERFACES, VmmConfig, queue_pairs};
 use rustix::fs::FileType;
 use rustix::net::{SocketType, sockopt};
 use std::collections::HashSet;
@@ -44,9 +44,11 @@ pub struct Resources {
     pub read_only_slots: u8,
     /// Number of read-write disk slots.
     pub read_write_slots: u8,
-    /// Whether there is a network interface.
-    pub network: bool,
-    /// `/dev/vhost-net` for each pair of queues, or none.
+    /// Number of network interfaces.
+    pub network_interfaces: u8,
+    /// Whether there is a device for shared volumes.
+    pub shared_volumes: bool,
+    /// `/dev/vhost-net` for each pair of queues of each interface, or none.
     pub vhost_net: Vec<OwnedFd>,
     /// What the process becomes.
     pub cage: Cage,
@@ -101,7 +103,8 @@ impl Resources {
             vsock,
             read_only_slots: config.read_only_slots,
             read_write_slots: config.read_write_slots,
-            network: config.network,
+            network_interfaces: config.network_interfaces,
+            shared_volumes: config.shared_volumes,
             vhost_net,
             cage: Cage {
                 uid: config.uid,
@@ -109,13 +112,15 @@ impl Resources {
                 network: namespace,
                 // Each vCPU and each pair of network queues has a thread; the disks have one and their
                 // engine's.
-                threads: u64::from(config.vcpus)
-                    + queue_pairs(config.vcpus) as u64
-                    + 1
-                    + MAX_THREADS,
+                threads: u64::from(config.vcpus) + network_queues(config) as u64 + 1 + MAX_THREADS,
             },
         })
     }
+}
+
+/// Pairs of queues of all network interfaces.
+fn network_queues(config: &VmmConfig) -> usize {
+    usize::from(config.network_interfaces) * queue_pairs(config.vcpus)
 }
 
 fn slots(config: &VmmConfig) -> u64 {
@@ -142,11 +147,14 @@ fn check_numbers(config: &VmmConfig) -> Result<(), Error> {
             "{slots} disk slots, but a machine has at most {MAX_SLOTS}"
         ));
     }
+    if config.network_interfaces > MAX_INTERFACES {
+        return refuse(format!(
+            "{} network interfaces, but a machine has at most {MAX_INTERFACES}",
+            config.network_interfaces
+        ));
+    }
     let vhost = config.vhost_net_fds.len();
-    let pairs = match config.network {
-        true => queue_pairs(config.vcpus),
-        false => 0,
-    };
+    let pairs = network_queues(config);
     if vhost != 0 && vhost != pairs {
         return refuse(format!(
             "{vhost} descriptors of vhost-net for {pairs} pairs of queues"

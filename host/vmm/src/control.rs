@@ -300,10 +300,23 @@ impl Control {
                     Ok(Answer::When(Wait::Empty(slot)))
                 }
             }
-            Request::BindTap { limits } => {
-                let net = self.machine.net.as_ref();
-                let net = net.ok_or_else(|| error("The machine has no network interface"))?;
+            Request::MeasureDisk { slot } => {
+                let bytes = self.disk(slot)?.measure();
+                let bytes = bytes.map_err(|error| refusal(&error))?;
+                Ok(Answer::Now(Reply::DiskSize { bytes }))
+            }
+            Request::BindTap { interface, limits } => {
+                let net = self.machine.nets.get(usize::from(interface));
+                let missing = || format!("The machine has no network interface {interface}");
+                let net = net.ok_or_else(|| error(&missing()))?;
                 net.bind(fds, &limits).map_err(|error| refusal(&error))?;
+                done
+            }
+            Request::BindFileDaemon => {
+                let volumes = self.machine.volumes.as_ref();
+                let volumes = volumes.ok_or_else(|| error("The machine has no shared volumes"))?;
+                let bound = volumes.bind(fds, &self.machine.events);
+                bound.map_err(|error| refusal(&error))?;
                 done
             }
             Request::Status => Ok(Answer::Now(Reply::Status(self.status()))),
@@ -362,8 +375,11 @@ impl Control {
             machine.rng.counters().named("rng"),
             machine.balloon.counters().named("balloon"),
         ];
-        if let Some(net) = &machine.net {
-            devices.push(net.counters("net"));
+        for (number, net) in machine.nets.iter().enumerate() {
+            devices.push(net.counters(&format!("net{number}")));
+        }
+        if let Some(volumes) = &machine.volumes {
+            devices.push(volumes.device().counters().named("volumes"));
         }
         for disk in &machine.disks {
             devices.push(disk.counters().named(&disk.slot().serial()));

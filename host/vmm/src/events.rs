@@ -62,10 +62,15 @@ impl Events {
         Ok(source)
     }
 
+    /// A handler that is known already keeps its place: devices whose descriptors come and go do not add up.
     fn push(&self, handler: Arc<dyn Handler>) -> Source {
         let mut handlers = lock(&self.handlers);
-        handlers.push(handler);
-        Source(handlers.len() as u64 - 1)
+        let known = handlers.iter().position(|one| Arc::ptr_eq(one, &handler));
+        let index = known.unwrap_or_else(|| {
+            handlers.push(handler);
+            handlers.len() - 1
+        });
+        Source(index as u64)
     }
 
     /// Stops to watch a source.
@@ -116,5 +121,36 @@ impl Events {
 impl AsFd for Events {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Events, Handler};
+    use rustix::event::EventfdFlags;
+    use std::os::fd::AsFd;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn descriptors_that_come_and_go_share_their_handlers_place() {
+        let events = Events::new().unwrap();
+        let count = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&count);
+        let handler: Arc<dyn Handler> = Arc::new(move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+        });
+        let ready = || {
+            let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+            rustix::event::eventfd(1, flags).unwrap()
+        };
+        let (first, second) = (ready(), ready());
+        let one = events.add(first.as_fd(), Arc::clone(&handler)).unwrap();
+        let two = events.add(second.as_fd(), Arc::clone(&handler)).unwrap();
+        assert_eq!(one, two);
+        let other = events.add(ready().as_fd(), Arc::new(|| {})).unwrap();
+        assert_ne!(one, other);
+        events.turn().unwrap();
+        assert_eq!(count.load(Ordering::Relaxed), 2);
     }
 }

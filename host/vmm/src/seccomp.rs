@@ -198,7 +198,7 @@ fn program(thread: Thread, vhost: bool) -> Result<BpfProgram, seccompiler::Backe
         rules.insert(libc::SYS_ioctl, ioctls);
     }
     let reads = match thread {
-        Thread::Control => [libc::F_GETFD, libc::F_GETFL].as_slice(),
+        Thread::Control => [libc::F_GETFD, libc::F_GETFL, libc::F_GET_SEALS].as_slice(),
         // A debug build looks at every descriptor before it closes it.
         _ => &[libc::F_GETFD],
     };

@@ -101,7 +101,7 @@ fn run(mode: &str, seed: u32) {
     let mut shape = Shape::new(&images);
     shape.memory_mib = GUEST_MIB;
     shape.cmdline = format!("{mode} {seed}");
-    shape.network = true;
+    shape.network_interfaces = 1;
     let mut vm = Vm::start(&shape);
     let content: Vec<u8> = (0..1_u32 << 20).map(|i| (i * 13) as u8).collect();
     let read_only = bind(&mut vm, DiskSlot::ReadOnly(0), &folder, &content);

@@ -524,7 +524,7 @@ fn the_network_comes_with_its_tap() {
     // By the host's kernel, too.
     for (vcpus, queues, vhost) in queues.into_iter().chain([(1, 1, true), (4, 4, true)]) {
         let mut shape = Shape::new(&images);
-        shape.network = true;
+        shape.network_interfaces = 1;
         shape.vhost_net = vhost;
         shape.vcpus = vcpus;
         let mut vm = Vm::start(&shape);
@@ -538,8 +538,15 @@ fn the_network_comes_with_its_tap() {
         support::configure("vmmtest0", "10.99.0.1/24");
         let tap: Vec<&File> = tap.iter().collect();
         let bind = Request::BindTap {
+            interface: 0,
             limits: NetworkLimits::default(),
         };
+        let missing = Request::BindTap {
+            interface: 1,
+            limits: NetworkLimits::default(),
+        };
+        let reply = vm.ask(&missing, &tap);
+        assert!(matches!(reply, Reply::Error { .. }), "{reply:?}");
         let reply = vm.ask(&bind, &[]);
         assert!(matches!(reply, Reply::Error { .. }), "{reply:?}");
         let mut limited = NetworkLimits::default();
@@ -547,7 +554,11 @@ fn the_network_comes_with_its_tap() {
             per_second: if vhost { 1000 } else { 0 },
             burst: 1000,
         });
-        let reply = vm.ask(&Request::BindTap { limits: limited }, &tap);
+        let bind_limited = Request::BindTap {
+            interface: 0,
+            limits: limited,
+        };
+        let reply = vm.ask(&bind_limited, &tap);
         assert!(matches!(reply, Reply::Error { .. }), "{reply:?}");
         assert_eq!(vm.ask(&bind, &tap), Reply::Done);
         let reply = vm.ask(&bind, &tap);
@@ -556,7 +567,7 @@ fn the_network_comes_with_its_tap() {
         exchange(&mut shell, 1);
         exchange(&mut shell, 4);
         let devices = vm.status().devices;
-        let net = devices.iter().find(|device| device.device == "net");
+        let net = devices.iter().find(|device| device.device == "net0");
         eprintln!("{vcpus} vCPUs, {queues} queues, vhost {vhost}: {net:?}");
         assert_eq!(net.is_some_and(|net| net.bytes == 0), vhost);
         shell.tell("off");

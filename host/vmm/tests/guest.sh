@@ -18,6 +18,6 @@ cargo build -q --release -p bulkhead-vmm
 export BULKHEAD_VMM=$target/release/bulkhead-vmm
 tests=$(cargo test -q -p bulkhead-vmm --test boot --test attack --no-run --message-format=json |
     sed -n 's/.*"executable":"\([^"]*\/\(boot\|attack\)-[^"]*\)".*/\1/p')
-exec "${BULKHEAD_LAB:-$root/tests/lab/run}" --timeout "${BULKHEAD_TIMEOUT:-300}" -- \
+exec "${BULKHEAD_LAB:-$root/tests/lab/run}" --timeout "${BULKHEAD_TIMEOUT:-600}" -- \
     sh -c 'tests=$1; shift; for test in $tests; do "$test" --test-threads=1 --nocapture "$@" || exit; done' \
     sh "$tests" "$@"

@@ -98,6 +98,7 @@ fn the_control_socket_answers_while_the_guest_idles() {
         (bind(DiskSlot::ReadWrite(0)), vec![&readable]),
         (
             Request::BindTap {
+                interface: 0,
                 limits: NetworkLimits::default(),
             },
             vec![&readable],
@@ -387,7 +388,8 @@ fn refused(folder: &Folder, kernel: &[u8], initrd: u64, change: Change, says: &s
                 vsock_fd: fds[4],
                 read_only_slots: 1,
                 read_write_slots: 1,
-                network: false,
+                network_interfaces: 0,
+                shared_volumes: false,
                 vhost_net_fds: Vec::new(),
                 uid: user(),
                 gid: user(),
@@ -411,12 +413,13 @@ fn configurations_without_sense_are_refused_in_one_sentence() {
     }
     let folder = Folder::new();
     let kernel = image(&halt());
-    let cases: [(Change, &str); 16] = [
+    let cases: [(Change, &str); 17] = [
         (|c| c.vcpus = 0, "0 vCPUs"),
         (|c| c.vcpus = 33, "33 vCPUs"),
         (|c| c.memory_mib = 63, "63 MiB"),
         (|c| c.memory_mib = u64::MAX, "MiB of memory"),
         (|c| c.read_only_slots = 64, "65 disk slots"),
+        (|c| c.network_interfaces = 9, "9 network interfaces"),
         (|c| c.cmdline = "x".repeat(2048), "command line"),
         (|c| c.cmdline = "a\0b".to_owned(), "command line"),
         (|c| c.kvm_fd = 99, "kvm_fd"),

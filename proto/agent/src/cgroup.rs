@@ -52,6 +52,9 @@ fn memory(read: Read<'_>) -> Option<MemoryStats> {
     memory.file_bytes = field(&text, "file");
     memory.mapped_file_bytes = field(&text, "file_mapped");
     memory.kernel_bytes = field(&text, "kernel");
+    memory.active_file_bytes = field(&text, "active_file");
+    memory.inactive_file_bytes = field(&text, "inactive_file");
+    memory.reserved_bytes = number(read, "memory.low").unwrap_or(0);
     memory.pressure = pressure_of(read, "memory.pressure");
     Some(memory)
 }

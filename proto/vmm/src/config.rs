@@ -14,13 +14,14 @@ use std::os::fd::RawFd;
 /// - `tsc=reliable`: KVM keeps the clock; no watchdog needs to compare it with another.
 /// - `percpu_alloc=page`: per-CPU memory in pages; in 2 MiB units its bookkeeping takes 4 MiB more of
 ///   a guest with one CPU.
+/// - `dummy.numdummies=0`: no interface `dummy0` in the pod that nobody has asked for.
 /// - `random.trust_cpu=on`: entropy is there before virtio-rng is.
 /// - `sysctl.vm.percpu_pagelist_high_fraction=128`: what a CPU keeps of freed pages for itself is bounded;
 ///   otherwise it may be an eighth of the guest's memory, which goes back to the host late.
 ///
 /// Nothing in it names a device: those are found through ACPI.
 pub const GUEST_CMDLINE: &str = "console=ttyS0 quiet panic=-1 reboot=a pci=off swiotlb=noforce \
-     tsc=reliable percpu_alloc=page random.trust_cpu=on \
+     tsc=reliable percpu_alloc=page dummy.numdummies=0 random.trust_cpu=on \
      sysctl.vm.percpu_pagelist_high_fraction=128";
 
 /// The machine and the descriptors that the VMM inherits.
@@ -49,12 +50,15 @@ pub struct VmmConfig {
     pub read_only_slots: u8,
     /// Read-write disk slots (serials [`DiskSlot::ReadWrite`] 0 to n-1), all empty at boot.
     pub read_write_slots: u8,
-    /// Whether the machine has a network interface, its tap bound later.
-    pub network: bool,
-    /// Freshly opened `/dev/vhost-net`, one for each pair of queues of the network interface: the host's
-    /// kernel moves its packets then. Without any the VMM does.
+    /// How many network interfaces the machine has, at most [`MAX_INTERFACES`], their taps bound later.
+    pub network_interfaces: u8,
+    /// Freshly opened `/dev/vhost-net`, one for each pair of queues of each network interface: the host's
+    /// kernel moves their packets then. Without any the VMM does.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub vhost_net_fds: Vec<RawFd>,
+    /// Whether the machine has a device for shared volumes, its file daemon bound later.
+    #[serde(default)]
+    pub shared_volumes: bool,
     /// The user that the VMM becomes, its own among all processes of the host; not 0.
     pub uid: u32,
     /// The group that the VMM becomes; not 0.
@@ -63,10 +67,16 @@ pub struct VmmConfig {
     pub network_namespace_fd: Option<RawFd>,
 }
 
+/// The tag by which a guest mounts the shared volumes (virtio 1.2, 5.11.4), at most 36 bytes.
+pub const VOLUMES_TAG: &str = "bulkhead";
+
+/// The most network interfaces that a machine has.
+pub const MAX_INTERFACES: u8 = 8;
+
 /// The most pairs of queues that a network interface has.
 pub const MAX_QUEUE_PAIRS: usize = 8;
 
-/// How many pairs of queues the network interface of a machine with this many virtual CPUs has: one each,
+/// How many pairs of queues each network interface of a machine with this many virtual CPUs has: one each,
 /// up to [`MAX_QUEUE_PAIRS`].
 #[must_use]
 pub fn queue_pairs(vcpus: u8) -> usize {

@@ -11,13 +11,16 @@
 //! The vsock socket follows Firecracker's convention for connections into the guest: connect, send
 //! `CONNECT port\n`, read `OK port\n`, and the connection is the guest's.
 
+pub mod bounce;
 mod config;
 mod exit;
 mod message;
 mod rate;
 pub mod wire;
 
-pub use config::{DiskSlot, GUEST_CMDLINE, MAX_QUEUE_PAIRS, VmmConfig, queue_pairs};
+pub use config::{
+    DiskSlot, GUEST_CMDLINE, MAX_INTERFACES, MAX_QUEUE_PAIRS, VOLUMES_TAG, VmmConfig, queue_pairs,
+};
 pub use exit::ExitReason;
 pub use message::{
     DeviceCounters, ExitCount, GuestConnection, MAX_PACKET, PROTOCOL_VERSION, Reply, Request,

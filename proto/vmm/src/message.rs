@@ -11,7 +11,10 @@ use serde::{Deserialize, Serialize};
 ///   `Kill`.
 /// - 2: `Pause`, `Resume`, `ShutDown`, `RenewGeneration`; [`VmmStatus::state`], `exits`,
 ///   `guest_memory_bytes`, [`DeviceCounters::accesses`].
-pub const PROTOCOL_VERSION: u32 = 2;
+/// - 3: `BindFileDaemon`.
+/// - 4: [`Request::BindTap`] for several interfaces.
+/// - 5: `MeasureDisk`.
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// The longest packet in bytes, either way. A longer one ends the connection.
 pub const MAX_PACKET: usize = 64 * 1024;
@@ -35,14 +38,28 @@ pub enum Request {
         /// A bound slot; emptying an empty one succeeds.
         slot: DiskSlot,
     },
-    /// Puts a tap behind the network interface and brings the link up. The descriptors are the tap's
+    /// Takes over the size that a slot's file has now, if it has become larger. The guest sees a configuration
+    /// change. Answered by [`Reply::DiskSize`].
+    MeasureDisk {
+        /// A bound slot.
+        slot: DiskSlot,
+    },
+    /// Puts a tap behind a network interface and brings the link up. The descriptors are the tap's
     /// queues (IFF_TAP, IFF_VNET_HDR, IFF_NO_PI): one, or with IFF_MULTI_QUEUE as many as the interface
     /// has pairs of queues, see [`queue_pairs`](crate::queue_pairs), or fewer.
     BindTap {
+        /// Which interface, from 0.
+        #[serde(default)]
+        interface: u8,
         /// How fast packets may go.
         #[serde(default, skip_serializing_if = "NetworkLimits::is_none")]
         limits: NetworkLimits,
     },
+    /// Has a file daemon serve the shared volumes. Descriptors: the memory of [`bounce`](crate::bounce), sealed
+    /// against shrinking; the connection to the daemon, by whose end the VMM knows that it has gone; an eventfd for
+    /// each queue that tells the daemon; one for each that tells the VMM. Refused while another daemon is there.
+    /// Until one is bound, and after it has gone, the guest gets EIO.
+    BindFileDaemon,
     /// Asks for [`Reply::Status`].
     Status,
     /// Asks for [`Reply::Console`]: the newest bytes of the serial console.
@@ -84,6 +101,11 @@ pub enum Reply {
     Error {
         /// What happened, a sentence.
         message: String,
+    },
+    /// Answer to [`Request::MeasureDisk`].
+    DiskSize {
+        /// The disk's capacity.
+        bytes: u64,
     },
     /// Answer to [`Request::Status`].
     Status(VmmStatus),
@@ -142,7 +164,7 @@ pub struct ExitCount {
 /// What one device has done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceCounters {
-    /// `ro0`, `rw0`, `vsock`, `rng`, `balloon`, `net`, `console`; `platform` for the machine's other ports.
+    /// `ro0`, `rw0`, `vsock`, `rng`, `balloon`, `net`, `volumes`, `console`; `platform` for the machine's other ports.
     pub device: String,
     /// Requests or packets that were served.
     pub requests: u64,

@@ -63,6 +63,29 @@ pub fn send(
 pub fn receive<T: DeserializeOwned>(
     socket: impl AsFd,
 ) -> Result<Option<(T, Vec<OwnedFd>)>, WireError> {
+    let (mut packet, mut fds) = receive_packet(&socket, RecvFlags::empty())?;
+    if packet.is_empty() {
+        // Linux looks for a packet first and for the end afterwards (unix_dgram_recvmsg): a peer that
+        // sends and closes between the two has ended with a packet still there. Nothing comes after
+        // the end, so a second look is the last.
+        (packet, fds) = match receive_packet(&socket, RecvFlags::DONTWAIT) {
+            // A packet without a byte, which is no message of the protocol, from a peer that lives.
+            Err(WireError::Socket(Errno::AGAIN)) => return Ok(None),
+            second => second?,
+        };
+    }
+    if packet.is_empty() {
+        return Ok(None);
+    }
+    let message = serde_json::from_slice(&packet).map_err(WireError::Malformed)?;
+    Ok(Some((message, fds)))
+}
+
+/// One packet as it is; empty at the end of the connection.
+fn receive_packet(
+    socket: impl AsFd,
+    flags: RecvFlags,
+) -> Result<(Vec<u8>, Vec<OwnedFd>), WireError> {
     let mut bytes = vec![0_u8; MAX_PACKET];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -71,7 +94,7 @@ pub fn receive<T: DeserializeOwned>(
             &socket,
             &mut [IoSliceMut::new(&mut bytes)],
             &mut control,
-            RecvFlags::CMSG_CLOEXEC,
+            RecvFlags::CMSG_CLOEXEC | flags,
         )
     })
     .map_err(WireError::Socket)?;
@@ -88,19 +111,15 @@ pub fn receive<T: DeserializeOwned>(
     if result.flags.intersects(truncated) || fds.len() > MAX_FDS {
         return Err(WireError::TooLong);
     }
-    // No message of the protocol is empty, so an empty packet is the end of the connection.
-    let packet = bytes.get(..result.bytes).unwrap_or_default();
-    if packet.is_empty() {
-        return Ok(None);
-    }
-    let message = serde_json::from_slice(packet).map_err(WireError::Malformed)?;
-    Ok(Some((message, fds)))
+    bytes.truncate(result.bytes);
+    Ok((bytes, fds))
 }
 
 #[cfg(test)]
 mod tests {
     use super::{MAX_FDS, WireError, receive, send};
     use crate::{MAX_PACKET, Reply, Request};
+    use rustix::io::Errno;
     use rustix::net::{
         AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
         SocketType, sendmsg, socketpair,
@@ -159,6 +178,31 @@ mod tests {
         deeper::<13>(&fds);
         deeper::<22>(&fds);
         deeper::<31>(&fds);
+    }
+
+    #[test]
+    fn the_last_packet_of_a_peer_that_goes_arrives() {
+        const ROUNDS: u32 = 200_000;
+        let (sender, receiver) = std::sync::mpsc::sync_channel::<OwnedFd>(0);
+        let peer = std::thread::spawn(move || {
+            for socket in receiver {
+                send(&socket, &Request::Status, &[]).unwrap();
+            }
+        });
+        for round in 0..ROUNDS {
+            let (ours, theirs) = pair();
+            rustix::io::ioctl_fionbio(&ours, true).unwrap();
+            sender.send(theirs).unwrap();
+            loop {
+                match receive::<Request>(&ours) {
+                    Err(WireError::Socket(Errno::AGAIN)) => {}
+                    Ok(Some((Request::Status, _))) => break,
+                    other => panic!("round {round}: {other:?}"),
+                }
+            }
+        }
+        drop(sender);
+        peer.join().unwrap();
     }
 
     #[test]

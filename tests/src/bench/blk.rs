@@ -114,7 +114,7 @@ fn measure(
 }
 
 /// From a number and its microseconds.
-fn a_second(answer: &str) -> Result<f64> {
+pub(super) fn a_second(answer: &str) -> Result<f64> {
     let (number, microseconds) = answer.split_once(' ').context("No figures")?;
     Ok(number.parse::<f64>()? / microseconds.parse::<f64>()? * 1e6)
 }

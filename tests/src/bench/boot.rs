@@ -2,6 +2,7 @@
 //! `microvm`, with the same kernel, initramfs and command line.
 
 use super::figures::{Samples, table};
+use super::vms::beside_acpi_tables;
 use crate::artifacts::artifact;
 use crate::node::Node;
 use crate::pod::{self, Pod};
@@ -10,6 +11,7 @@ use bulkhead_agent_api::agent::Announcement;
 use bulkhead_agent_api::{ANNOUNCE_PORT, MAX_ANNOUNCEMENT};
 use bulkhead_vmm_api::GUEST_CMDLINE;
 use protobuf::Message;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -20,6 +22,11 @@ const RUNS: usize = 7;
 const MEMORY_MIB: u64 = 320;
 /// How many disks the other microvm has; it has no place for the 24 that Bulkhead has slots for.
 const DISKS: usize = 20;
+/// How long a guest may take to announce itself.
+const LIMIT: Timespec = Timespec {
+    tv_sec: 60,
+    tv_nsec: 0,
+};
 
 #[derive(Default)]
 struct Rows {
@@ -138,7 +145,10 @@ fn boot_qemu(disks: usize) -> Result<(Duration, Duration, Duration)> {
     ]);
     command.args(["-serial", "null", "-append", GUEST_CMDLINE]);
     command.arg("-kernel").arg(artifact("vmlinux"));
-    command.arg("-initrd").arg(artifact("initramfs"));
+    let initramfs = std::fs::read(artifact("initramfs"))?;
+    let padded = tempfile::NamedTempFile::with_prefix("bulkhead-initramfs-")?;
+    std::fs::write(padded.path(), beside_acpi_tables(initramfs))?;
+    command.arg("-initrd").arg(padded.path());
     command.args([
         "-device",
         "vhost-vsock-device,guest-cid=3",
@@ -157,6 +167,12 @@ fn boot_qemu(disks: usize) -> Result<(Duration, Duration, Duration)> {
     }
     let began = Instant::now();
     let mut qemu = Qemu(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?);
+    let mut ready = [PollFd::new(&listener, PollFlags::IN)];
+    let connected = poll(&mut ready, Some(&LIMIT))?;
+    ensure!(
+        connected > 0,
+        "QEMU's guest with {disks} disks does not announce itself"
+    );
     let (mut stream, _) = listener.accept()?;
     let total = began.elapsed();
     let mut length = [0; 4];

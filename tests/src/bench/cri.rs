@@ -2,9 +2,11 @@
 
 use super::figures::{Figures, Samples, table};
 use super::peer::Containerd;
+use super::servers::pod_config;
 use crate::node::{Node, Options};
-use crate::pod::{Pod, container, pull};
+use crate::pod::{Pod, container, pull, pull_by};
 use crate::registry::Registry;
+use crate::setting;
 use crate::soak::held;
 use crate::streaming::spdy::{Command, Event};
 use anyhow::{Context, Result, bail, ensure};
@@ -31,8 +33,7 @@ const PODS: [usize; 2] = [10, 50];
 /// A call failed.
 pub async fn run(registry: &Registry) -> Result<String> {
     let (calls, mut memory) = (calls(registry).await?, Vec::new());
-    let most = std::env::var("BULKHEAD_BENCH_PODS").ok();
-    let most = most.map_or(Ok(PODS[1]), |value| value.parse())?;
+    let most = setting("BULKHEAD_BENCH_PODS", PODS[1])?;
     memory.push(["KiB of its own", "Bulkhead"].map(str::to_owned).to_vec());
     let node = Node::start().await?;
     let mut pods = Vec::new();
@@ -173,7 +174,11 @@ async fn calls(registry: &Registry) -> Result<String> {
 
 /// Reads so much output of a command through the streaming server; answers MB/s.
 async fn stream(channel: &Channel, container: &str) -> Result<f64> {
-    let script = format!("head -c {STREAMED} /dev/zero");
+    // Blocks, so that it is the stream that is measured and not who fills it.
+    let script = format!(
+        "dd if=/dev/zero bs=64k count={} 2>/dev/null",
+        STREAMED >> 16
+    );
     let request = v1::ExecRequest {
         container_id: container.to_owned(),
         cmd: ["sh", "-c", &script].map(str::to_owned).to_vec(),
@@ -187,11 +192,12 @@ async fn stream(channel: &Channel, container: &str) -> Result<f64> {
         .url;
     let began = Instant::now();
     let mut session = Command::connect(&url, &["stdout"]).await?;
-    let mut count = 0;
+    let (mut count, mut said) = (0, String::new());
     while count < STREAMED {
         match session.reader.next().await? {
             Some(Event::Data(id, bytes)) if id == session.stdout => count += bytes.len(),
-            None => bail!("{url} ended after {count} bytes"),
+            Some(Event::Data(_, bytes)) => said += &String::from_utf8_lossy(&bytes),
+            None => bail!("{url} ended after {count} bytes: {said}"),
             Some(_) => {}
         }
     }
@@ -224,41 +230,10 @@ fn copy_records(store: &Path, id: &str) -> Result<()> {
 
 /// A running container in containerd, and as many created ones as we have records.
 async fn with_containers(containerd: &Containerd, image: &str) -> Result<String> {
-    let spec = v1::ImageSpec {
-        image: image.to_owned(),
-        ..Default::default()
-    };
-    let request = v1::PullImageRequest {
-        image: Some(spec),
-        ..Default::default()
-    };
-    ImageServiceClient::new(containerd.channel.clone())
-        .pull_image(request)
-        .await?;
+    pull_by(ImageServiceClient::new(containerd.channel.clone()), image).await?;
     let mut runtime: RuntimeServiceClient<Channel> =
         RuntimeServiceClient::new(containerd.channel.clone());
-    let options = v1::NamespaceOption {
-        network: v1::NamespaceMode::Node.into(),
-        pid: v1::NamespaceMode::Container.into(),
-        ..Default::default()
-    };
-    let config = v1::PodSandboxConfig {
-        metadata: Some(v1::PodSandboxMetadata {
-            name: "cri".to_owned(),
-            uid: "cri".to_owned(),
-            namespace: "bench".to_owned(),
-            attempt: 0,
-        }),
-        log_directory: containerd.path().join("logs").display().to_string(),
-        linux: Some(v1::LinuxPodSandboxConfig {
-            security_context: Some(v1::LinuxSandboxSecurityContext {
-                namespace_options: Some(options),
-                ..Default::default()
-            }),
-            ..Default::default()
-        }),
-        ..Default::default()
-    };
+    let config = pod_config(containerd.path(), "cri", v1::NamespaceMode::Node);
     let request = v1::RunPodSandboxRequest {
         config: Some(config.clone()),
         ..Default::default()

@@ -63,9 +63,12 @@ impl Figures {
         sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
     }
 
-    /// `median (least to most)` in multiples of a unit.
+    /// `median (least to most)` in multiples of a unit; nothing if nothing was measured.
     pub(super) fn text(&self, unit: f64) -> String {
         let sorted = self.sorted();
+        if sorted.is_empty() {
+            return String::new();
+        }
         let of = |value: Option<&f64>| value.map_or(f64::NAN, |value| value / unit);
         format!(
             "{:.2} ({:.2} to {:.2})",

@@ -2,8 +2,9 @@
 
 use super::figures::{Samples, table};
 use super::peer::Containerd;
+use super::servers::pod_config;
 use crate::node::Node;
-use crate::pod::container;
+use crate::pod::{container, pull_by};
 use crate::registry::Registry;
 use anyhow::Result;
 use bulkhead_cri::v1;
@@ -51,17 +52,7 @@ pub async fn run(node: &Node, registry: &Registry) -> Result<String> {
         calls: Default::default(),
     };
     for subject in [&ours, &peer] {
-        let spec = v1::ImageSpec {
-            image: image.clone(),
-            ..Default::default()
-        };
-        let request = v1::PullImageRequest {
-            image: Some(spec),
-            ..Default::default()
-        };
-        ImageServiceClient::new(subject.channel.clone())
-            .pull_image(request)
-            .await?;
+        pull_by(ImageServiceClient::new(subject.channel.clone()), &image).await?;
     }
     // The first run of each fills caches and is not counted.
     for round in 0..=RUNS {
@@ -142,28 +133,6 @@ impl Subject<'_> {
     }
 
     fn pod(&self, round: usize) -> v1::PodSandboxConfig {
-        let options = v1::NamespaceOption {
-            network: self.network.into(),
-            pid: v1::NamespaceMode::Container.into(),
-            ..Default::default()
-        };
-        let name = format!("bench-{round}");
-        v1::PodSandboxConfig {
-            log_directory: self.logs.join("logs").join(&name).display().to_string(),
-            metadata: Some(v1::PodSandboxMetadata {
-                uid: format!("uid-{name}"),
-                name,
-                namespace: "bench".to_owned(),
-                attempt: 0,
-            }),
-            linux: Some(v1::LinuxPodSandboxConfig {
-                security_context: Some(v1::LinuxSandboxSecurityContext {
-                    namespace_options: Some(options),
-                    ..Default::default()
-                }),
-                ..Default::default()
-            }),
-            ..Default::default()
-        }
+        pod_config(self.logs, &format!("bench-{round}"), self.network)
     }
 }

@@ -4,15 +4,13 @@
 use super::figures::{Figures, Samples, table};
 use super::net::{LENGTH, requests};
 use super::peer::Containerd;
+use super::servers::{Pod, Server};
 use super::vms::{Guest, HOST, Kind, Parts, rounds};
-use crate::artifacts::artifact;
 use crate::node::{Node, Options};
-use crate::pod::{self, container};
+use crate::pod;
 use crate::registry::Registry;
 use anyhow::{Context, Result, ensure};
 use bulkhead_cri::v1;
-use bulkhead_cri::v1::image_service_client::ImageServiceClient;
-use bulkhead_cri::v1::runtime_service_client::RuntimeServiceClient;
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::{TcpListener, UdpSocket};
@@ -22,7 +20,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use tonic::transport::Channel;
 
 const RUNS: usize = 5;
 const BRIDGE: &str = "bench-bridge";
@@ -62,21 +59,6 @@ enum Worker {
     Pod(Box<Pod>),
 }
 
-/// A pod of a CRI server's with a container that sleeps.
-struct Pod {
-    runtime: RuntimeServiceClient<Channel>,
-    id: String,
-    container: String,
-}
-
-/// A CRI server.
-struct Server<'a> {
-    channel: Channel,
-    logs: &'a Path,
-    image: &'a str,
-    handler: &'static str,
-}
-
 /// Measures and prints.
 ///
 /// # Errors
@@ -91,6 +73,7 @@ pub async fn run(registry: &Registry) -> Result<String> {
         logs: node.path(),
         image: &image,
         handler,
+        network: v1::NamespaceMode::Pod,
     };
     let servers = [
         ours(""),
@@ -100,6 +83,7 @@ pub async fn run(registry: &Registry) -> Result<String> {
             logs: containerd.path(),
             image: &image,
             handler: "",
+            network: v1::NamespaceMode::Pod,
         },
     ];
     for server in [&servers[0], &servers[2]] {
@@ -127,7 +111,8 @@ pub async fn run(registry: &Registry) -> Result<String> {
                     if number < 2 {
                         row.plugins.add(cni_phase(&node, &pod).await?);
                     }
-                    let mut worker = Worker::Pod(Box::new(server.with_container(pod).await?));
+                    let mut worker =
+                        Worker::Pod(Box::new(server.with_container(pod, Vec::new()).await?));
                     measure(&mut worker, row).await?;
                     worker.remove().await?;
                 }
@@ -255,91 +240,6 @@ async fn cni_phase(node: &Node, pod: &Pod) -> Result<Duration> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
-impl Server<'_> {
-    fn runtime(&self) -> RuntimeServiceClient<Channel> {
-        RuntimeServiceClient::new(self.channel.clone())
-    }
-
-    fn config(&self, name: &str) -> v1::PodSandboxConfig {
-        let options = v1::NamespaceOption {
-            network: v1::NamespaceMode::Pod.into(),
-            pid: v1::NamespaceMode::Container.into(),
-            ..Default::default()
-        };
-        v1::PodSandboxConfig {
-            log_directory: self.logs.join("logs").join(name).display().to_string(),
-            metadata: Some(v1::PodSandboxMetadata {
-                uid: format!("uid-{name}"),
-                name: name.to_owned(),
-                namespace: "bench".to_owned(),
-                attempt: 0,
-            }),
-            linux: Some(v1::LinuxPodSandboxConfig {
-                security_context: Some(v1::LinuxSandboxSecurityContext {
-                    namespace_options: Some(options),
-                    ..Default::default()
-                }),
-                ..Default::default()
-            }),
-            ..Default::default()
-        }
-    }
-
-    async fn pull(&self) -> Result<()> {
-        let image = v1::ImageSpec {
-            image: self.image.to_owned(),
-            ..Default::default()
-        };
-        let request = v1::PullImageRequest {
-            image: Some(image),
-            ..Default::default()
-        };
-        ImageServiceClient::new(self.channel.clone())
-            .pull_image(request)
-            .await?;
-        Ok(())
-    }
-
-    async fn run_pod(&self, name: &str) -> Result<Pod> {
-        let request = v1::RunPodSandboxRequest {
-            config: Some(self.config(name)),
-            runtime_handler: self.handler.to_owned(),
-        };
-        let mut runtime = self.runtime();
-        let id = runtime.run_pod_sandbox(request).await?.into_inner();
-        Ok(Pod {
-            runtime,
-            id: id.pod_sandbox_id,
-            container: String::new(),
-        })
-    }
-
-    /// The program comes from the node, as a volume.
-    async fn with_container(&self, mut pod: Pod) -> Result<Pod> {
-        let mut config = container("sleeper", self.image, &["sleep", "1000000"]);
-        let program = artifact("bench/init");
-        let directory = program.parent().context("No directory")?;
-        config.mounts = vec![v1::Mount {
-            host_path: directory.display().to_string(),
-            container_path: "/bench".to_owned(),
-            readonly: true,
-            ..Default::default()
-        }];
-        let request = v1::CreateContainerRequest {
-            pod_sandbox_id: pod.id.clone(),
-            config: Some(config),
-            sandbox_config: Some(self.config("container")),
-        };
-        let made = pod.runtime.create_container(request).await?.into_inner();
-        pod.container = made.container_id;
-        let request = v1::StartContainerRequest {
-            container_id: pod.container.clone(),
-        };
-        pod.runtime.start_container(request).await?;
-        Ok(pod)
-    }
-}
-
 impl Worker {
     /// Lets the program do something while the host does its part of it. Gives the host's figure, and what
     /// the program said at its end.
@@ -360,34 +260,10 @@ impl Worker {
     }
 
     async fn remove(self) -> Result<()> {
-        let Self::Pod(pod) = self else {
-            return Ok(());
-        };
-        let mut pod = *pod;
-        let request = v1::StopPodSandboxRequest {
-            pod_sandbox_id: pod.id.clone(),
-        };
-        pod.runtime.stop_pod_sandbox(request).await?;
-        let request = v1::RemovePodSandboxRequest {
-            pod_sandbox_id: pod.id,
-        };
-        pod.runtime.remove_pod_sandbox(request).await?;
-        Ok(())
-    }
-}
-
-impl Pod {
-    async fn exec(&mut self, command: &str) -> Result<String> {
-        let words = ["/bench/init"].into_iter().chain(command.split(' '));
-        let request = v1::ExecSyncRequest {
-            container_id: self.container.clone(),
-            cmd: words.map(str::to_owned).collect(),
-            timeout: 60,
-        };
-        let answer = self.runtime.exec_sync(request).await?.into_inner();
-        let said = String::from_utf8_lossy(&answer.stderr);
-        ensure!(answer.exit_code == 0, "{command:?} failed: {said}");
-        Ok(String::from_utf8(answer.stdout)?.trim().to_owned())
+        match self {
+            Self::Pod(pod) => pod.remove().await,
+            Self::Guest(_) => Ok(()),
+        }
     }
 }
 

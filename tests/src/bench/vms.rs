@@ -3,7 +3,9 @@
 
 use crate::artifacts::artifact;
 use anyhow::{Context, Result, bail, ensure};
-use bulkhead_vmm_api::{DiskSlot, GUEST_CMDLINE, NetworkLimits, RateLimits, Reply, Request};
+use bulkhead_vmm_api::{
+    DiskSlot, GUEST_CMDLINE, NetworkLimits, RateLimits, Reply, Request, VOLUMES_TAG,
+};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 use std::fs::File;
@@ -73,6 +75,8 @@ pub(super) struct Parts<'a> {
     pub(super) writable: Option<&'a Path>,
     /// How QEMU serves its disks.
     pub(super) backend: Backend,
+    /// The vhost-user socket of a file daemon, for QEMU.
+    pub(super) file_daemon: Option<&'a Path>,
     /// Empty disks besides.
     pub(super) disks: u8,
     /// Where QEMU puts its devices.
@@ -257,10 +261,19 @@ impl Machine {
     }
 }
 
+/// An initramfs that leaves room for `microvm`'s ACPI tables. QEMU puts it at the end of memory, in whole pages from its
+/// beginning, where its firmware has put the tables before: it must end early in its last page.
+pub(super) fn beside_acpi_tables(mut initramfs: Vec<u8>) -> Vec<u8> {
+    let padded = (initramfs.len() - 1).next_multiple_of(4096) + 1;
+    initramfs.resize(padded, 0);
+    initramfs
+}
+
 /// What our VMM's tests want: a kernel, and an initramfs of the program that `scripts/bench` has built.
 fn images() -> Result<Images> {
     let initrd = std::env::temp_dir().join("bulkhead-bench.cpio");
-    std::fs::write(&initrd, cpio(&std::fs::read(artifact("bench/init"))?))?;
+    let initramfs = cpio(&std::fs::read(artifact("bench/init"))?);
+    std::fs::write(&initrd, beside_acpi_tables(initramfs))?;
     let kernel = artifact("vmlinux");
     Ok(Images { kernel, initrd })
 }
@@ -269,7 +282,7 @@ fn images() -> Result<Images> {
 fn start_bulkhead(parts: Parts<'_>) -> Result<Box<Vm>> {
     let mut shape = Shape::new(&images()?);
     shape.memory_mib = 256;
-    shape.network = parts.network.is_some();
+    shape.network_interfaces = u8::from(parts.network.is_some());
     shape.vhost_net = parts.network == Some(true);
     shape.read_only_slots = parts.disks + u8::from(parts.disk.is_some());
     shape.read_write_slots = u8::from(parts.writable.is_some());
@@ -283,7 +296,13 @@ fn bulkhead(parts: Parts<'_>) -> Result<(Machine, String)> {
         let tap = support::tap(TAP, 1);
         let tap: Vec<&File> = tap.iter().collect();
         let limits = NetworkLimits::default();
-        let reply = vm.ask(&Request::BindTap { limits }, &tap);
+        let reply = vm.ask(
+            &Request::BindTap {
+                interface: 0,
+                limits,
+            },
+            &tap,
+        );
         ensure!(reply == Reply::Done, "{reply:?}");
     }
     let mut bind = |slot, disk: &File| {
@@ -370,6 +389,15 @@ fn qemu_command(parts: Parts<'_>) -> Result<Command> {
         );
         command.args(["-drive", &drive]);
         let device = format!("virtio-blk-{on},drive={serial},serial={serial}{thread}");
+        command.args(["-device", &device]);
+    }
+    if let Some(socket) = parts.file_daemon {
+        command.args("-object memory-backend-memfd,id=lent,size=256M,share=on".split(' '));
+        command.args("-machine memory-backend=lent".split(' '));
+        let socket = format!("socket,id=files,path={}", socket.display());
+        command.args(["-chardev", &socket]);
+        // As many requests at once as with Bulkhead.
+        let device = format!("vhost-user-fs-{on},chardev=files,queue-size=128,tag={VOLUMES_TAG}");
         command.args(["-device", &device]);
     }
     command.stdin(Stdio::null()).stdout(Stdio::null());

@@ -1,13 +1,16 @@
 //! The benchmarks: figures side by side with the peers, in one run, on one machine. Arguments choose
-//! parts (`engine`, `cri`, `boot`, `pods`, `pods-network`, `memory`, `blk`, `net`, `vmm`, `vsock`); without any, all run.
-//! `soak` runs when it is named. `images`, or `images KIND...`, needs no VM and is meant for the machine itself;
-//! `BULKHEAD_BENCH_ROUNDS` makes it shorter, and `blk`, `net`, `pods-network` and `vsock` too.
+//! parts (`engine`, `cri`, `boot`, `pods`, `pods-network`, `memory`, `blk`, `net`, `vmm`, `volumes`,
+//! `vsock`); without any, all run.
+//! `soak` and `proofs` run when they are named. `images`, or `images KIND...`, needs no VM and is meant for the machine itself;
+//! `BULKHEAD_BENCH_ROUNDS` makes it shorter, and `blk`, `net`, `pods-network`, `volumes` and `vsock` too.
+//! `BULKHEAD_BENCH_FILES` is how many files `volumes` makes.
 
 use anyhow::Result;
 use bulkhead_tests::bench::{
-    blk, boot, cri, engine, images, machine, memory, net, pods, pods_network, vmm, vsock,
+    blk, boot, cri, engine, file_daemon, images, machine, memory, net, pods, pods_network, proofs,
+    vmm, volumes, vsock,
 };
-use bulkhead_tests::{Node, Registry, pod, soak};
+use bulkhead_tests::{Node, Registry, pod, setting, soak};
 use std::path::Path;
 
 fn main() -> Result<()> {
@@ -17,8 +20,17 @@ fn main() -> Result<()> {
     {
         return engine::work(Path::new(base));
     }
-    println!("{}", machine::describe()?);
+    if let [first, daemon, directory] = parts.as_slice()
+        && first == file_daemon::ARGUMENT
+    {
+        return file_daemon::attach(daemon, Path::new(directory));
+    }
     let runtime = tokio::runtime::Runtime::new()?;
+    if parts == [volumes::ARGUMENT] {
+        println!("{}", runtime.block_on(volumes::work())?);
+        return Ok(());
+    }
+    println!("{}", machine::describe()?);
     if let Some((first, kinds)) = parts.split_first()
         && first == "images"
     {
@@ -46,11 +58,18 @@ fn main() -> Result<()> {
         let registry = Registry::start()?;
         println!("{}", runtime.block_on(pods_network::run(&registry))?);
     }
+    if wanted("volumes") {
+        println!("{}", volumes::run()?);
+    }
     if wanted("cri") {
         let registry = Registry::start()?;
         println!("{}", runtime.block_on(cri::run(&registry))?);
     }
-    // Only when it is asked for: it takes an hour.
+    // Only when they are asked for: they take long.
+    if parts.iter().any(|part| part == "proofs") {
+        let registry = Registry::start()?;
+        println!("{}", runtime.block_on(proofs::run(&registry))?);
+    }
     if parts.iter().any(|part| part == "soak") {
         runtime.block_on(with_soak())?;
     }
@@ -69,8 +88,7 @@ async fn with_images(kinds: &[&str]) -> Result<()> {
 
 /// A thousand lives of pods, or BULKHEAD_SOAK_LIVES.
 async fn with_soak() -> Result<()> {
-    let lives = std::env::var("BULKHEAD_SOAK_LIVES").ok();
-    let lives = lives.map_or(Ok(1000), |value| value.parse())?;
+    let lives = setting("BULKHEAD_SOAK_LIVES", 1000)?;
     let registry = Registry::start()?;
     let node = Node::start().await?;
     let image = registry.demo_image();

@@ -98,6 +98,8 @@ impl<T: AsyncRead + AsyncWrite> Writer<T> {
         content.extend(length.to_le_bytes());
         content.extend((!length).to_le_bytes());
         content.extend(plain);
+        // An empty one, as every compressor flushes: Go's decompressor hands nothing out before.
+        content.extend([0, 0, 0, 0xff, 0xff]);
         self.control(1, &content).await?;
         Ok(id)
     }

@@ -29,6 +29,18 @@ pub fn spec(json: &[u8]) {
             Source::Image { disk, root, .. } => {
                 assert!(!disk.is_empty() && root.as_os_str().is_empty(), "{mount:?}");
             }
+            Source::Shared { name, root, .. } => {
+                assert!(!name.is_empty() && root.as_os_str().is_empty(), "{mount:?}");
+            }
+            // As for images.
+            Source::EmptyDir { volume, root, .. } => {
+                assert!(!volume.name.is_empty() && !volume.name.contains('/'), "{mount:?}");
+                assert!(volume.mode <= 0o7777 && root.as_os_str().is_empty(), "{mount:?}");
+            }
+            Source::Direct { volume, root, .. } => {
+                assert!(!volume.disk.is_empty() && !volume.disk.contains('/'), "{mount:?}");
+                assert!(volume.file_system == "ext4" && root.as_os_str().is_empty(), "{mount:?}");
+            }
             Source::New { kind, .. } => {
                 assert!(
                     kind.bytes().all(|byte| byte.is_ascii_alphanumeric()),

@@ -1,6 +1,7 @@
 //! Pausing, resuming and changing the limits of a running container.
 
 use super::{Actor, Command, Phase, Reply, answer, lock, log};
+use crate::blocking::blocking;
 use crate::deadline::Deadline;
 use crate::{Error, Result, spec};
 use std::sync::Arc;
@@ -114,16 +115,15 @@ impl Actor {
         let (cgroup, turn) = (self.cgroup.clone(), self.pauses.updates.clone());
         tokio::spawn(async move {
             let _turn = turn.lock().await;
-            let work = tokio::task::spawn_blocking(move || {
+            let updated = blocking(move || {
                 let (settings, check) = spec::parse_update(&resources)?;
                 if check {
                     cgroup.check_memory(&settings)?;
                 }
                 cgroup.update(&settings)
             });
-            let cut_short = |_| Err(Error::Internal("The update was cut short".to_owned()));
             // The caller may have given up.
-            let _ = reply.send(work.await.unwrap_or_else(cut_short));
+            let _ = reply.send(updated.await);
         });
     }
 }

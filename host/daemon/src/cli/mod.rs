@@ -9,6 +9,7 @@ mod run;
 mod session;
 mod target;
 mod terminal;
+mod volumes;
 
 use crate::check;
 use crate::config::{Config, DEFAULT_SOCKET};
@@ -55,6 +56,8 @@ enum Command {
     Rm(rm::RmArgs),
     /// Pull an image
     Pull(pull::PullArgs),
+    /// Ask for direct volumes, or have them grow
+    Volumes(volumes::VolumesArgs),
 }
 
 #[derive(Args)]
@@ -109,6 +112,7 @@ impl Cli {
             Command::Exec(args) => exec::run(&client, args).await,
             Command::Rm(args) => rm::run(&client, args).await,
             Command::Pull(args) => pull::run(&client, &args.image).await.map(|()| 0),
+            Command::Volumes(args) => volumes::run(&client, args).await,
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use bulkhead_cri::v1;
 use bulkhead_image::Image;
-use bulkhead_sandbox::{ContainerRecord, ContainerState, ExitRecord, SandboxRecord, SandboxState};
+use bulkhead_sandbox::{
+    Container, ContainerRecord, ContainerState, ExitRecord, Sandbox, SandboxRecord, SandboxState,
+};
 use std::net::IpAddr;
 
 fn sandbox_state(state: &SandboxState) -> i32 {
@@ -12,16 +14,16 @@ fn sandbox_state(state: &SandboxState) -> i32 {
     }
 }
 
-pub(super) fn sandbox(record: SandboxRecord) -> v1::PodSandbox {
-    v1::PodSandbox {
-        state: sandbox_state(&record.state),
-        id: record.id,
-        metadata: record.config.metadata,
+pub(super) fn sandbox(sandbox: &Sandbox) -> v1::PodSandbox {
+    sandbox.read(|record, state| v1::PodSandbox {
+        state: sandbox_state(state),
+        id: record.id.clone(),
+        metadata: record.config.metadata.clone(),
         created_at: record.created_at,
-        labels: record.config.labels,
-        annotations: record.config.annotations,
-        runtime_handler: record.handler,
-    }
+        labels: record.config.labels.clone(),
+        annotations: record.config.annotations.clone(),
+        runtime_handler: record.handler.clone(),
+    })
 }
 
 pub(super) fn sandbox_status(record: SandboxRecord) -> v1::PodSandboxStatus {
@@ -60,18 +62,19 @@ fn container_state(state: &ContainerState) -> i32 {
     }
 }
 
-pub(super) fn container(record: ContainerRecord) -> v1::Container {
+pub(super) fn container(container: &Container) -> v1::Container {
+    let record = container.made();
     v1::Container {
-        state: container_state(&record.state),
-        id: record.id,
-        pod_sandbox_id: record.sandbox_id,
-        metadata: record.config.metadata,
-        image: record.config.image,
-        image_ref: record.image_ref,
+        state: container_state(&container.state()),
+        id: record.id.clone(),
+        pod_sandbox_id: record.sandbox_id.clone(),
+        metadata: record.config.metadata.clone(),
+        image: record.config.image.clone(),
+        image_ref: record.image_ref.clone(),
         created_at: record.created_at,
-        labels: record.config.labels,
-        annotations: record.config.annotations,
-        image_id: record.image_id,
+        labels: record.config.labels.clone(),
+        annotations: record.config.annotations.clone(),
+        image_id: record.image_id.clone(),
     }
 }
 

@@ -145,7 +145,10 @@ pub(super) fn pod(figures: PodFigures, mountpoint: &str) -> v1::PodSandboxStats 
     }
 }
 
-/// The interfaces but loopback, as with containerd; the default one is the first.
+/// Kubernetes' name of a pod's first interface.
+const DEFAULT_INTERFACE: &str = "eth0";
+
+/// The interfaces but loopback, as with containerd.
 fn network(timestamp: i64, interfaces: &[figures::InterfaceCounters]) -> Option<v1::NetworkUsage> {
     let others = interfaces.iter().filter(|one| one.name != "lo");
     let mut all: Vec<_> = others
@@ -160,10 +163,10 @@ fn network(timestamp: i64, interfaces: &[figures::InterfaceCounters]) -> Option<
     if all.is_empty() {
         return None;
     }
-    let default_interface = Some(all.remove(0));
+    let default = all.iter().position(|one| one.name == DEFAULT_INTERFACE);
     Some(v1::NetworkUsage {
         timestamp,
-        default_interface,
+        default_interface: default.map(|index| all.remove(index)),
         interfaces: all,
     })
 }

@@ -101,3 +101,21 @@ fn it_makes_no_namespace_and_no_code() {
     assert_killed(libc::SYS_mprotect, [0, 0, flag(libc::PROT_EXEC)]);
     assert_exits(7, libc::SYS_mprotect, || [0; 3]);
 }
+
+#[test]
+fn it_asks_for_capabilities_and_sets_none_but_its_effective_ones() {
+    let option = |option: libc::c_int| u64::from(option.cast_unsigned());
+    // Asked by libcap-ng when a request is to be served without FSETID.
+    assert_exits(7, libc::SYS_prctl, || [option(libc::PR_CAPBSET_READ), 0, 0]);
+    let ambient = |what| [option(libc::PR_CAP_AMBIENT), option(what), 0];
+    assert_exits(7, libc::SYS_prctl, || ambient(libc::PR_CAP_AMBIENT_IS_SET));
+    assert_killed(libc::SYS_prctl, ambient(libc::PR_CAP_AMBIENT_RAISE));
+    for other in [
+        libc::PR_CAPBSET_DROP,
+        libc::PR_SET_SECUREBITS,
+        libc::PR_SET_DUMPABLE,
+        libc::PR_SET_MM,
+    ] {
+        assert_killed(libc::SYS_prctl, [option(other), 0, 0]);
+    }
+}

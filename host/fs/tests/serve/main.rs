@@ -10,6 +10,8 @@
 )]
 
 mod driver;
+mod hostile;
+mod limits;
 
 use driver::Driver;
 use rustix::fs::{CWD, FileType, Mode, mkdirat, mknodat};
@@ -26,16 +28,20 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 const LOOKUP: u32 = 1;
+const FORGET: u32 = 2;
 const MKNOD: u32 = 8;
 const OPEN: u32 = 14;
 const READ: u32 = 15;
+const WRITE: u32 = 16;
 const INIT: u32 = 26;
 const ROOT: u64 = 1;
 const RDONLY: u32 = 0;
 const RDWR: u32 = 2;
 const EPERM: i32 = 1;
 const ENOENT: i32 = 2;
+const EBADF: i32 = 9;
 const EROFS: i32 = 30;
+const ESTALE: i32 = 116;
 
 struct Served {
     child: Child,
@@ -45,6 +51,14 @@ struct Served {
 
 impl Served {
     fn start() -> Self {
+        Self::start_as(1)
+    }
+
+    fn start_as(epoch: u16) -> Self {
+        Self::start_with(epoch, 1024)
+    }
+
+    fn start_with(epoch: u16, descriptors: u64) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
@@ -54,7 +68,9 @@ impl Served {
             .spawn()
             .unwrap();
         let fd = listener.as_raw_fd();
-        let config = format!(r#"{{"listener_fd":{fd},"descriptors":1024,"threads":2}}"#);
+        let config = format!(
+            r#"{{"listener_fd":{fd},"descriptors":{descriptors},"threads":2,"epoch":{epoch}}}"#
+        );
         child
             .stdin
             .take()
@@ -314,4 +330,76 @@ fn a_mount_that_appears_on_the_host_later_is_in_the_volume() {
             }
         });
     });
+}
+
+#[test]
+fn the_next_process_takes_no_number_of_the_last_for_another_file() {
+    const VOLUME: &str = "0123456789ab-0";
+    let mut first = Served::start_as(1);
+    let source = first.directory.path().join("volume");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("file"), "of the first").unwrap();
+    fs::write(source.join("other"), "of the second").unwrap();
+    first.mount(&source, VOLUME, false);
+    let volume = first.look_up(ROOT, VOLUME).unwrap();
+    let file = first.look_up(volume, "file").unwrap();
+    let handle = first.open(file, RDWR).unwrap();
+    first.child.kill().unwrap();
+    first.child.wait().unwrap();
+
+    let mut second = Served::start_as(2);
+    assert_eq!(second.look_up(volume, "file"), Err(ESTALE));
+    second.mount(&source, VOLUME, false);
+    // The volume is what it was, although nobody has looked it up here.
+    let other = second.look_up(volume, "other").unwrap();
+    let others = second.open(other, RDONLY).unwrap();
+    // Both are the first that their process gave, and neither is the other.
+    assert_eq!(second.open(file, RDONLY), Err(ESTALE));
+    assert_eq!(second.read(file, handle), Err(ESTALE));
+    assert_eq!(second.read(other, handle), Err(EBADF));
+    assert_eq!(second.read(other, others).unwrap(), b"of the second");
+    assert_eq!(second.look_up(ROOT, VOLUME), Ok(volume));
+    let again = second.look_up(volume, "file").unwrap();
+    assert_ne!(again, file);
+    let handle = second.open(again, RDWR).unwrap();
+    assert_eq!(second.read(again, handle).unwrap(), b"of the first");
+}
+
+#[test]
+fn a_write_by_a_user_takes_the_set_user_id_bit_away() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut served = Served::start();
+    let source = served.directory.path().join("volume");
+    fs::create_dir(&source).unwrap();
+    let path = source.join("file");
+    let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
+    let set = || {
+        fs::write(&path, "program").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o4755)).unwrap();
+    };
+    set();
+    served.mount(&source, "0", false);
+    let volume = served.look_up(ROOT, "0").unwrap();
+    let file = served.look_up(volume, "file").unwrap();
+    // Each of the threads that serve has capabilities of its own.
+    for _ in 0..20 {
+        set();
+        let flags = (libc::O_RDWR | libc::O_TRUNC).cast_unsigned();
+        let kill = named(&[flags, 1], "")[..8].to_vec();
+        let reply = served.driver.ask(OPEN, file, &kill).unwrap();
+        assert_eq!(mode(), 0o755);
+        let handle = u64::from_le_bytes(reply[..8].try_into().unwrap());
+        for (flag, after) in [(0_u32, 0o4755), (4, 0o755)] {
+            set();
+            let mut body = handle.to_le_bytes().to_vec();
+            body.extend(0_u64.to_le_bytes());
+            for number in [1_u32, flag] {
+                body.extend(number.to_le_bytes());
+            }
+            body.extend([0; 16]);
+            body.push(b'x');
+            served.driver.ask(WRITE, file, &body).unwrap();
+            assert_eq!(mode(), after);
+        }
+    }
 }

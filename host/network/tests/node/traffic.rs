@@ -2,7 +2,7 @@
 
 use super::guest::{Guest, address, in_namespace};
 use super::{Node, bridge, list, ready, run, settings};
-use bulkhead_network::cni::{Bandwidth, RuntimeSettings};
+use bulkhead_network::cni::{Bandwidth, PortMapping, RuntimeSettings};
 use bulkhead_network::{Networks, PodNetwork, PodRequest, netns};
 use serde_json::json;
 use std::io::{Read, Write};
@@ -248,4 +248,44 @@ async fn pods_of_two_nodes_talk_in_large_frames() {
 fn move_link(name: &str, namespace: &Path) {
     let path = namespace.display().to_string();
     run("ip", &["link", "set", name, "netns", &path]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_with_ports_leave_no_rule() {
+    if !ready() {
+        return;
+    }
+    let mut plain = bridge();
+    plain["ipMasq"] = false.into();
+    let node = Node::new(&list(json!([
+        plain,
+        { "type": "portmap", "capabilities": { "portMappings": true } },
+    ])));
+    // Each takes a second or two where processors are emulated.
+    let rounds = std::env::var("BULKHEAD_PORT_ROUNDS").ok();
+    let rounds: u16 = rounds.map_or(1, |rounds| rounds.parse().unwrap());
+    for round in 0..rounds {
+        let cycle = async |number: u16| {
+            let pod = format!("port-{round}-{number}");
+            let runtime = RuntimeSettings {
+                port_mappings: vec![PortMapping {
+                    host_port: 8100 + number,
+                    container_port: 80,
+                    protocol: "tcp".into(),
+                    host_ip: String::new(),
+                }],
+                ..Default::default()
+            };
+            drop(node.attach(&pod, runtime).await.unwrap());
+            node.networks.detach(&pod).await;
+        };
+        // Two plugins that make their common chains at once collide, in 1.1.1.
+        if round == 0 {
+            cycle(4).await;
+        }
+        tokio::join!(cycle(0), cycle(1), cycle(2), cycle(3));
+    }
+    let rules = run("nft", &["list", "ruleset"]);
+    assert!(!rules.contains("dport 81"), "{rules}");
+    node.finish(&["cni88"]);
 }

@@ -1,5 +1,7 @@
 use super::PodDisks;
+use crate::error::Kind;
 use crate::place::Place;
+use crate::volumes::DirectDevice;
 use crate::{Result, SandboxError};
 use async_trait::async_trait;
 use bulkhead_vmm_api::{DiskSlot, NetworkLimits};
@@ -40,8 +42,14 @@ impl Place for Slots {
             .push(format!("-{}", slot.serial()));
         Ok(())
     }
-    async fn bind_tap(&self, _: Vec<OwnedFd>, _: NetworkLimits) -> Result<()> {
+    async fn measure_disk(&self, _: DiskSlot) -> Result<u64> {
+        unreachable!("nobody grows a disk")
+    }
+    async fn bind_tap(&self, _: u8, _: Vec<OwnedFd>, _: NetworkLimits) -> Result<()> {
         unreachable!("disks have no network")
+    }
+    async fn bind_file_daemon(&self, _: Vec<OwnedFd>) -> Result<()> {
+        unreachable!("disks have no file daemon")
     }
 
     async fn ended(&self) -> String {
@@ -135,4 +143,44 @@ async fn a_device_keeps_its_slot_whoever_asks_again() {
     adopted.empty_unknown(&place).await.unwrap();
     // Neither the devices nor the scratch disk.
     assert_eq!(place.bound.lock().unwrap()[4..], ["-ro1"]);
+}
+
+#[tokio::test]
+async fn a_direct_volume_has_its_device_alone() {
+    let place = Slots::default();
+    let disks = PodDisks::new("pod", 2, 4);
+    assert!(!disks.writes_devices().await);
+    let data = DirectDevice::fake("/data", 7, true);
+    let slot = disks.take_volume(&place, &data).await.unwrap();
+    assert_eq!(slot, DiskSlot::ReadWrite(1));
+    assert_eq!(disks.take_volume(&place, &data).await.unwrap(), slot);
+    disks.take_device(&place, 8, true, disk()).await.unwrap();
+    // A daemon that finds the pod again knows the same.
+    let adopted = PodDisks::new("pod", 2, 4);
+    adopted.adopt_devices(&disks.devices().await).await;
+    for disks in [disks, adopted] {
+        assert!(disks.writes_devices().await);
+        assert_eq!(disks.take_volume(&place, &data).await.unwrap(), slot);
+        for (device, words) in [
+            (DirectDevice::fake("/data", 7, false), "same access"),
+            (
+                DirectDevice::fake("/other", 7, true),
+                "that of /data already",
+            ),
+            (DirectDevice::fake("/other", 8, true), "as a device"),
+        ] {
+            let error = disks.take_volume(&place, &device).await.unwrap_err();
+            assert_eq!(error.kind(), Kind::FailedPrecondition);
+            assert!(error.to_string().contains(words), "{error}");
+        }
+        for write in [false, true] {
+            let refused = disks.take_device(&place, 7, write, disk()).await;
+            let error = refused.unwrap_err();
+            assert!(
+                error.to_string().contains("/data cannot be used"),
+                "{error}"
+            );
+        }
+    }
+    assert_eq!(*place.bound.lock().unwrap(), ["+rw1", "+rw2"]);
 }

@@ -3,19 +3,19 @@
 use super::Sandbox;
 use crate::place::Place;
 use crate::record::SandboxRecord;
+use crate::store::blocking;
 use crate::{Result, SandboxError};
 use bulkhead_agent_api::agent::{NetworkAddress, NetworkInterface, NetworkNeighbour, NetworkRoute};
 use bulkhead_cri::v1;
 use bulkhead_network::cni::{Bandwidth, Dns, PortMapping, RuntimeSettings};
 use bulkhead_network::interface::Interface;
 use bulkhead_network::{IpPreference, Mode, PodNetwork, PodRequest};
-use bulkhead_vmm_api::queue_pairs;
+use bulkhead_vmm_api::{MAX_INTERFACES, queue_pairs};
+use ipnet::IpNet;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
-/// The machine has one interface.
-const INTERFACES: usize = 1;
 /// Annotations of Kubernetes, as its bandwidth plugin support has them.
 const INGRESS: &str = "kubernetes.io/ingress-bandwidth";
 const EGRESS: &str = "kubernetes.io/egress-bandwidth";
@@ -36,7 +36,14 @@ pub(super) async fn attach(
     record: &SandboxRecord,
 ) -> Result<Option<PodNetwork>> {
     let config = &sandbox.services.config.network;
-    let runtime = runtime_settings(record, config.ip_ranges.clone())?;
+    let ip_ranges = match config.ip_ranges.is_empty() {
+        true => {
+            let store = sandbox.services.store.clone();
+            ranges(&blocking(move || store.pod_cidrs()).await?)
+        }
+        false => config.ip_ranges.clone(),
+    };
+    let runtime = runtime_settings(record, ip_ranges)?;
     if config.mode == Mode::None {
         return match runtime.port_mappings.is_empty() {
             true => Ok(None),
@@ -56,12 +63,12 @@ pub(super) async fn attach(
     };
     let networks = &sandbox.services.networks;
     let network = networks.attach(request, sandbox.stop.cancelled()).await?;
-    if network.interfaces.len() > INTERFACES {
+    if network.interfaces.len() > usize::from(MAX_INTERFACES) {
         let names = network.interfaces.iter().map(|one| one.name.as_str());
         return Err(bulkhead_network::NetworkError::Interfaces {
             pod: record.id.clone(),
             problem: format!(
-                "it has the interfaces {}, and a VM has {INTERFACES}",
+                "it has the interfaces {}, and a VM has {MAX_INTERFACES} at most",
                 names.collect::<Vec<_>>().join(", ")
             ),
         }
@@ -84,7 +91,13 @@ pub(super) fn namespace(network: Option<&PodNetwork>) -> Result<Option<OwnedFd>>
     duplicate.transpose().map_err(failed)
 }
 
-/// Joins the interfaces to taps, with as many queues as the VM's interface has, and hands those to the VM.
+/// How many interfaces the VM has.
+pub(super) fn count(network: Option<&PodNetwork>) -> u8 {
+    // `attach` has refused more than a number of this size holds.
+    network.map_or(0, |network| network.interfaces.len() as u8)
+}
+
+/// Joins the interfaces to taps, with as many queues as the VM's interfaces have, and hands those to the VM.
 pub(super) async fn bind(
     sandbox: &Sandbox,
     place: &dyn Place,
@@ -100,8 +113,8 @@ pub(super) async fn bind(
     let taps = networks
         .taps(&sandbox.id(), network, queues, spoofing)
         .await?;
-    for queues in taps {
-        place.bind_tap(queues, limits).await?;
+    for (number, queues) in (0..MAX_INTERFACES).zip(taps) {
+        place.bind_tap(number, queues, limits).await?;
     }
     Ok(())
 }
@@ -139,6 +152,13 @@ fn runtime_settings(
         mac: asked(MAC).cloned(),
         ip_ranges,
     })
+}
+
+/// The node's part of the cluster's network as plugins have ranges: each network is one that a pod has an
+/// address of.
+fn ranges(cidrs: &[IpNet]) -> Vec<Vec<serde_json::Value>> {
+    let range = |cidr: &IpNet| vec![serde_json::json!({ "subnet": cidr.trunc() })];
+    cidrs.iter().map(range).collect()
 }
 
 fn invalid(field: &'static str, problem: impl Into<String>) -> SandboxError {

@@ -10,11 +10,13 @@ pub(crate) mod seccomp;
 mod security;
 
 use crate::container::ContainerImage;
+use crate::volumes::{EmptyDir, Kind, SharedVolume, Volume};
 use crate::{Result, SandboxError};
 use bulkhead_agent_api::agent::PidNamespace;
 use bulkhead_cri::v1;
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
+use std::path::Path;
 
 pub(crate) use process::stop_signal;
 
@@ -115,7 +117,8 @@ pub(crate) fn build(
 /// Adds the volumes that are images, in the order of the request; one disk for each.
 pub(crate) fn add_image_mounts(spec: &mut Spec, mounts: &[v1::Mount], disks: &[ImageDisk]) {
     let mut all = spec.mounts().clone().unwrap_or_default();
-    for (mount, disk) in mounts.iter().zip(disks) {
+    let mounts = mounts.iter().filter(|mount| mount.image.is_some());
+    for (mount, disk) in mounts.zip(disks) {
         let mut options = vec![
             "ro".to_owned(),
             "noexec".to_owned(),
@@ -134,6 +137,62 @@ pub(crate) fn add_image_mounts(spec: &mut Spec, mounts: &[v1::Mount], disks: &[I
         all.push(built);
     }
     spec.set_mounts(Some(all));
+}
+
+/// Adds a container's volumes. What it would have at the same place otherwise goes; a volume inside another comes
+/// after it.
+pub(crate) fn add_volumes(spec: &mut Spec, volumes: &[Volume], shared: &[SharedVolume]) {
+    let mut all = spec.mounts().clone().unwrap_or_default();
+    let mut added = Vec::with_capacity(volumes.len());
+    for volume in volumes {
+        let destination = Path::new(&volume.container_path);
+        all.retain(|mount| mount.destination() != destination);
+        let name = || {
+            let mut named = shared.iter().filter(|one| one.index == volume.index);
+            named
+                .next()
+                .map_or_else(String::new, |one| one.name.clone())
+        };
+        let mut options: Vec<String> = volume.options.iter().copied().map(Into::into).collect();
+        let (kind, source) = match &volume.kind {
+            Kind::Shared => ("shared", name()),
+            Kind::Mirror => {
+                options.push("mirror".to_owned());
+                ("shared", name())
+            }
+            Kind::EmptyDir(volume) => {
+                options.extend(empty_dir_options(volume));
+                ("empty-dir", volume.name.clone())
+            }
+            Kind::Direct(direct) => {
+                options.extend(direct.mount_options());
+                ("direct", direct.serial())
+            }
+        };
+        let mut built = oci_spec::runtime::Mount::default();
+        built
+            .set_destination(destination.to_owned())
+            .set_typ(Some(kind.to_owned()))
+            .set_source(Some(source.into()))
+            .set_options(Some(options));
+        added.push(built);
+    }
+    added.sort_by_key(|mount| mount.destination().components().count());
+    all.extend(added);
+    spec.set_mounts(Some(all));
+}
+
+fn empty_dir_options(volume: &EmptyDir) -> Vec<String> {
+    let EmptyDir { mode, uid, gid, .. } = volume;
+    let mut options = vec![
+        format!("mode={mode:o}"),
+        format!("uid={uid}"),
+        format!("gid={gid}"),
+    ];
+    options.extend(volume.memory.map(|size| format!("memory={size}")));
+    let sub_path = volume.sub_path.as_ref();
+    options.extend(sub_path.map(|path| format!("subpath={path}")));
+    options
 }
 
 fn mounts(security: &v1::LinuxContainerSecurityContext, user_namespace: bool) -> Value {

@@ -22,16 +22,8 @@ pub(crate) fn container(config: &v1::ContainerConfig) -> Result<()> {
     if let Some(options) = &security.namespace_options {
         namespaces("config.linux.security_context.namespace_options", options)?;
     }
-    for (asked, field) in [
-        (
-            config.mounts.iter().any(|mount| mount.image.is_none()),
-            "config.mounts (other than of images)",
-        ),
-        (!config.cdi_devices.is_empty(), "config.CDI_devices"),
-    ] {
-        if asked {
-            return Err(not_built(field));
-        }
+    if !config.cdi_devices.is_empty() {
+        return Err(not_built("config.CDI_devices"));
     }
     Ok(())
 }

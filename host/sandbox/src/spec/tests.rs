@@ -152,13 +152,13 @@ fn what_cannot_be_had_is_refused_by_name() {
     let target = check_sandbox(&pod(Pod, v1::NamespaceMode::Target)).unwrap_err();
     assert_eq!(target.kind(), Kind::InvalidArgument);
     let config = v1::ContainerConfig {
-        mounts: vec![v1::Mount::default()],
+        cdi_devices: vec![v1::CdiDevice::default()],
         ..Default::default()
     };
-    let mounts = build("id", &config, &v1::PodSandboxConfig::default(), &image());
-    let error = mounts.err().unwrap();
+    let devices = build("id", &config, &v1::PodSandboxConfig::default(), &image());
+    let error = devices.err().unwrap();
     assert_eq!(error.kind(), Kind::Unimplemented);
-    assert!(error.to_string().contains("config.mounts"), "{error}");
+    assert!(error.to_string().contains("config.CDI_devices"), "{error}");
 }
 
 #[test]

@@ -15,6 +15,7 @@ fn record(id: &str, state: SandboxState) -> SandboxRecord {
         guest_kernel: String::new(),
         ips: Vec::new(),
         vmm: None,
+        file_daemon: None,
         size: None,
         resources: None,
         block_volumes: Vec::new(),

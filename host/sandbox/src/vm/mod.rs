@@ -24,7 +24,6 @@ use bulkhead_vmm_api::{
 };
 use control::Control;
 use process::Process;
-use socket::PodDirectory;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -32,7 +31,10 @@ use tokio::net::UnixStream;
 use users::User;
 
 pub(crate) use announce::Feed;
+pub(crate) use process::{Inherited, open_pidfd, start_ticks};
+pub(crate) use socket::PodDirectory;
 pub(crate) use users::Users;
+pub(crate) use watched::watch;
 
 /// What a new VM is made of.
 pub(crate) struct VmRequest<'a> {
@@ -46,6 +48,8 @@ pub(crate) struct VmRequest<'a> {
     pub(crate) users: &'a Users,
     /// The pod's network namespace; without one it has no network.
     pub(crate) network: Option<OwnedFd>,
+    /// How many network interfaces it has.
+    pub(crate) network_interfaces: u8,
 }
 
 /// A running VM.
@@ -75,8 +79,8 @@ impl Vm {
         let mut feed_control = Control::connect(request.pod, &directory)?;
         feed_control.send(&Request::AcceptGuestConnections).await?;
         let control = Control::connect(request.pod, &directory)?;
-        let vhost_net = match request.network.is_some() && request.runtime.vhost_net {
-            true => vhost_net(request.vcpus)?,
+        let vhost_net = match request.runtime.vhost_net {
+            true => vhost_net(request.vcpus, request.network_interfaces)?,
             false => Vec::new(),
         };
         let mut files = process::Inherited::default();
@@ -91,7 +95,8 @@ impl Vm {
             vsock_fd: files.add(vsock_listener),
             read_only_slots: request.runtime.read_only_slots,
             read_write_slots: request.runtime.read_write_slots,
-            network: request.network.is_some(),
+            network_interfaces: request.network_interfaces,
+            shared_volumes: true,
             vhost_net_fds: vhost_net.into_iter().map(|fd| files.add(fd)).collect(),
             uid: user.id(),
             gid: user.id(),
@@ -198,8 +203,27 @@ impl Place for Vm {
             .await
     }
 
-    async fn bind_tap(&self, queues: Vec<OwnedFd>, limits: NetworkLimits) -> Result<()> {
-        self.done("bind a tap", Request::BindTap { limits }, &queues)
+    async fn measure_disk(&self, slot: DiskSlot) -> Result<u64> {
+        let doing = "measure a disk";
+        let request = Request::MeasureDisk { slot };
+        match self.control.request(doing, &request, &[]).await? {
+            Reply::DiskSize { bytes } => Ok(bytes),
+            other => Err(self.control.unexpected(doing, &other)),
+        }
+    }
+
+    async fn bind_tap(
+        &self,
+        interface: u8,
+        queues: Vec<OwnedFd>,
+        limits: NetworkLimits,
+    ) -> Result<()> {
+        let request = Request::BindTap { interface, limits };
+        self.done("bind a tap", request, &queues).await
+    }
+
+    async fn bind_file_daemon(&self, fds: Vec<OwnedFd>) -> Result<()> {
+        self.done("take its file daemon", Request::BindFileDaemon, &fds)
             .await
     }
 
@@ -216,8 +240,8 @@ impl Place for Vm {
     }
 }
 
-/// Opens vhost-net for each pair of queues of a VM with so many vCPUs.
-fn vhost_net(vcpus: u8) -> Result<Vec<OwnedFd>> {
+/// Opens vhost-net for each pair of queues of a VM with so many vCPUs and network interfaces.
+fn vhost_net(vcpus: u8, interfaces: u8) -> Result<Vec<OwnedFd>> {
     let open = || match File::options()
         .read(true)
         .write(true)
@@ -230,7 +254,8 @@ fn vhost_net(vcpus: u8) -> Result<Vec<OwnedFd>> {
             ),
         }),
     };
-    (0..queue_pairs(vcpus)).map(|_| open()).collect()
+    let count = queue_pairs(vcpus) * usize::from(interfaces);
+    (0..count).map(|_| open()).collect()
 }
 
 fn open_part(what: &str, option: &str, path: &PathBuf) -> Result<OwnedFd> {

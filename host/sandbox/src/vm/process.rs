@@ -43,6 +43,14 @@ impl Inherited {
         });
         child_fd
     }
+
+    /// Has a command's process inherit them, and nothing else besides its standard streams.
+    pub(crate) fn give_to(self, command: &mut Command) -> io::Result<()> {
+        command
+            .fd_mappings(self.files)
+            .map(drop)
+            .map_err(|_| io::Error::other("Two descriptors have the same number"))
+    }
 }
 
 /// A VMM that waits for its configuration. Dropped, it is killed.
@@ -59,9 +67,7 @@ pub(crate) fn spawn(program: &Path, files: Inherited, log: File) -> Result<Launc
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(log);
-    command
-        .fd_mappings(files.files)
-        .map_err(|_| failed()(io::Error::other("Two descriptors have the same number")))?;
+    files.give_to(&mut command).map_err(failed())?;
     let child = command.spawn().map_err(failed())?;
     Ok(Launched { child: Some(child) })
 }
@@ -253,14 +259,14 @@ fn last_words(path: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
 }
 
-fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
+pub(crate) fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
     let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::other("0 is not a process"))?;
     Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
 /// Field 22 of `/proc/PID/stat` (proc_pid_stat(5)); the fields after the command's name, which may
 /// itself have spaces and parentheses, begin with the third.
-fn start_ticks(pid: i32) -> io::Result<u64> {
+pub(crate) fn start_ticks(pid: i32) -> io::Result<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let rest = text
         .rsplit_once(')')

@@ -84,6 +84,23 @@ impl PodDirectory {
         dial().map_err(self.failed("connect to", name))
     }
 
+    /// Connects to a stream socket.
+    pub(crate) fn connect_stream(&self, name: &str) -> Result<OwnedFd> {
+        let dial = || -> io::Result<OwnedFd> {
+            let flags = SocketFlags::CLOEXEC;
+            let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+            connect(&socket, &self.address(name)?)?;
+            Ok(socket)
+        };
+        dial().map_err(self.failed("connect to", name))
+    }
+
+    /// Removes a file.
+    pub(crate) fn remove(&self, name: &str) -> Result<()> {
+        rustix::fs::unlinkat(&self.fd, name, rustix::fs::AtFlags::empty())
+            .map_err(|error| self.failed("remove", name)(error.into()))
+    }
+
     /// Connects to a port of the guest's through the VMM's vsock socket.
     pub(crate) async fn dial_guest(&self, name: &str, port: u32) -> Result<UnixStream> {
         let path = format!("/proc/self/fd/{}/{name}", self.fd.as_raw_fd());

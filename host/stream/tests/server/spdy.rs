@@ -88,7 +88,8 @@ async fn standard_input_ends_when_its_stream_ends() {
 #[tokio::test]
 async fn a_terminal_has_the_client_s_size_before_and_later() {
     let running = start(Limits::default()).await;
-    let script = "trap 'stty size' WINCH; while [ \"$(stty size)\" = '0 0' ]; do sleep 0.01; done; \
+    // With a trap of its own the shell ends also when it is interrupted between two commands.
+    let script = "trap 'exit 3' INT; trap 'stty size' WINCH; while [ \"$(stty size)\" = '0 0' ]; do sleep 0.01; done; \
         stty size; while :; do sleep 0.01; done";
     let url = running.exec("stdin stdout tty", &["bash", "-c", script]);
     let mut command = Command::connect(&url, &["stdin", "stdout", "resize"])
@@ -110,7 +111,9 @@ async fn a_terminal_has_the_client_s_size_before_and_later() {
     // The terminal's own way to interrupt.
     command.writer.send(command.stdin, b"\x03").await.unwrap();
     let output = command.output().await.unwrap();
-    assert_eq!(status(&output.error)["reason"], "NonZeroExitCode");
+    let status = status(&output.error);
+    assert_eq!(status["reason"], "NonZeroExitCode");
+    assert_eq!(status["details"]["causes"][0]["message"], "3");
 }
 
 #[tokio::test]

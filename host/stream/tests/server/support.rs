@@ -39,11 +39,17 @@ fn terminal(command: &mut Command) -> std::io::Result<OwnedFd> {
 impl Backend for Local {
     async fn exec(&self, request: &ExecRequest) -> Result<Process, String> {
         let wants = request.wants;
-        let words = &request.command;
-        let mut command = match wants.tty {
-            true => Command::new("setsid"),
-            false => Command::new(&words[0]),
+        let words = match wants.tty {
+            // Who runs the tests in the background of a shell has SIGINT ignored; a terminal's command has not.
+            true => "env --default-signal=INT,QUIT setsid --ctty --wait --"
+                .split(' ')
+                .map(str::to_owned)
+                .chain(request.command.iter().cloned())
+                .collect(),
+            false => request.command.clone(),
         };
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         let pipe = |wanted: bool| {
             if wanted {
                 Stdio::piped()
@@ -58,10 +64,7 @@ impl Backend for Local {
             .stderr(pipe(wants.stderr));
         let mut master = None;
         if wants.tty {
-            command.args(["--ctty", "--wait", "--"]).args(words);
             master = Some(terminal(&mut command).map_err(|error| error.to_string())?);
-        } else {
-            command.args(&words[1..]);
         }
         let mut child = command
             .spawn()

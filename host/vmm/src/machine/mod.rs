@@ -9,6 +9,7 @@ pub mod layout;
 pub mod memory;
 pub mod platform;
 mod slots;
+mod volumes;
 
 use crate::config::Resources;
 use crate::devices::balloon::Balloon;
@@ -36,6 +37,7 @@ use slots::{Doorbells, Slots};
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
+use volumes::Volumes;
 
 /// The machine, without its vCPUs.
 #[derive(Debug)]
@@ -52,8 +54,10 @@ pub struct Machine {
     pub rng: Arc<Rng>,
     /// The balloon, which gives free memory back.
     pub balloon: Arc<Balloon>,
-    /// The network interface, if there is one.
-    pub net: Option<Arc<Net>>,
+    /// The network interfaces.
+    pub nets: Vec<Arc<Net>>,
+    /// The shared volumes, if there can be any.
+    pub volumes: Option<Volumes>,
     /// The VM generation ID.
     pub generation: Generation,
     /// Where the vCPUs, the device thread and the network's threads stop while the VM is paused.
@@ -123,15 +127,16 @@ pub fn build(resources: Resources, verdict: Arc<Verdict>) -> Result<Built, Error
     slots.serve(&rng, Rng::serve)?;
     let balloon = slots.add(Balloon::new)?;
     slots.serve(&balloon, Balloon::serve)?;
-    let net = match resources.network {
-        true => Some(slots.add(|ram, notifier| {
-            Net::new(
-                ram,
-                notifier,
-                queue_pairs(resources.vcpus),
-                resources.vhost_net,
-            )
-        })?),
+    let pairs = queue_pairs(resources.vcpus);
+    let mut vhost = resources.vhost_net.into_iter();
+    let nets = (0..resources.network_interfaces)
+        .map(|_| {
+            let vhost = vhost.by_ref().take(pairs).collect();
+            slots.add(|ram, notifier| Net::new(ram, notifier, pairs, vhost))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let volumes = match resources.shared_volumes {
+        true => Some(Volumes::new(&mut slots)?),
         false => None,
     };
     let count = usize::from(resources.read_only_slots) + usize::from(resources.read_write_slots);
@@ -143,9 +148,9 @@ pub fn build(resources: Resources, verdict: Arc<Verdict>) -> Result<Built, Error
 
     let serial = Arc::new(Serial::new(pulse(&vm, SERIAL_GSI)));
     let generation = Generation::new(ram.clone(), pulse(&vm, GENERATION_GSI))?;
-    let pairs = net.as_ref().map_or(0, |net| net.pairs());
-    let gate = Arc::new(Gate::new(usize::from(resources.vcpus) + 2 + pairs)?);
-    if let Some(net) = &net {
+    let net_threads = nets.len() * pairs;
+    let gate = Arc::new(Gate::new(usize::from(resources.vcpus) + 2 + net_threads)?);
+    for net in &nets {
         net.wake_by(gate.ring())?;
     }
     let ringing = Arc::clone(&gate);
@@ -165,7 +170,8 @@ pub fn build(resources: Resources, verdict: Arc<Verdict>) -> Result<Built, Error
         vsock,
         rng,
         balloon,
-        net,
+        nets,
+        volumes,
         generation,
         gate,
         exits: vcpus.iter().map(|_| Exits::default()).collect(),
@@ -215,7 +221,7 @@ impl Machine {
     }
 
     /// How often the guest's accesses to each virtio device's registers came here, in the order of the
-    /// windows: vsock, rng, balloon, the network interface if there is one, the disks.
+    /// windows: vsock, rng, balloon, the network interfaces, the shared volumes if there are such, the disks.
     pub fn register_accesses(&self) -> impl Iterator<Item = u64> {
         self.accesses
             .iter()
@@ -231,13 +237,13 @@ impl Machine {
     /// How many threads serve its devices.
     #[must_use]
     pub fn device_threads(&self) -> usize {
-        2 + self.net.as_ref().map_or(0, |net| net.pairs())
+        2 + self.nets.iter().map(|net| net.pairs()).sum::<usize>()
     }
 
-    /// Whether the host's kernel moves the network interface's packets.
+    /// Whether the host's kernel moves the network interfaces' packets.
     #[must_use]
     pub fn uses_vhost(&self) -> bool {
-        self.net.as_ref().is_some_and(|net| net.uses_vhost())
+        self.nets.iter().any(|net| net.uses_vhost())
     }
 
     /// Confines the calling thread's system calls; a thread that cannot be confined ends the VM.
@@ -281,38 +287,42 @@ pub fn serve_devices(machine: &Arc<Machine>, confined: &Arc<Barrier>) -> Result<
         .map_err(Error::host("start a thread"))
 }
 
-/// Starts a thread for each pair of the network interface's queues, once all threads are `confined`.
+/// Starts a thread for each pair of queues of each network interface, once all threads are `confined`.
 ///
 /// # Errors
 /// [`Error::Host`].
 pub fn serve_network(machine: &Arc<Machine>, confined: &Arc<Barrier>) -> Result<(), Error> {
-    let Some(net) = &machine.net else {
-        return Ok(());
-    };
-    for pair in 0..net.pairs() {
-        let (net, machine) = (Arc::clone(net), Arc::clone(machine));
-        let confined = Arc::clone(confined);
-        std::thread::Builder::new()
-            .name(format!("net{pair}"))
-            .stack_size(64 * 1024)
-            .spawn(move || {
-                machine.confine(seccomp::Thread::Net);
-                confined.wait();
-                let mut more = false;
-                loop {
-                    machine.gate.pass();
-                    more = match net.turn(pair, !more) {
-                        Ok(more) => more,
-                        Err(error) => {
-                            let text = format!("A network thread stopped: {}.", chain(&error));
-                            return machine.verdict.decide(ExitReason::Internal, text);
-                        }
-                    };
-                }
-            })
-            .map_err(Error::host("start a thread"))?;
+    for (number, net) in machine.nets.iter().enumerate() {
+        for pair in 0..net.pairs() {
+            let (net, machine) = (Arc::clone(net), Arc::clone(machine));
+            let confined = Arc::clone(confined);
+            std::thread::Builder::new()
+                .name(format!("net{number}.{pair}"))
+                .stack_size(64 * 1024)
+                .spawn(move || {
+                    machine.confine(seccomp::Thread::Net);
+                    confined.wait();
+                    serve_pair(&machine, &net, pair);
+                })
+                .map_err(Error::host("start a thread"))?;
+        }
     }
     Ok(())
+}
+
+/// Serves a pair of queues as long as the VM lives.
+fn serve_pair(machine: &Machine, net: &Net, pair: usize) {
+    let mut more = false;
+    loop {
+        machine.gate.pass();
+        more = match net.turn(pair, !more) {
+            Ok(more) => more,
+            Err(error) => {
+                let text = format!("A network thread stopped: {}.", chain(&error));
+                return machine.verdict.decide(ExitReason::Internal, text);
+            }
+        };
+    }
 }
 
 /// Starts the thread that serves the disk slots, once all threads are `confined`.

@@ -9,7 +9,7 @@ use crate::machine::memory::{self, GuestRam};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, VolatileSlice};
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
@@ -192,6 +192,12 @@ pub struct Buffers {
 }
 
 impl Buffers {
+    /// Where they begin.
+    #[cfg(test)]
+    pub(crate) fn start(&self) -> Option<u64> {
+        self.ranges.front().map(|(address, _)| address.0)
+    }
+
     /// How many bytes are left.
     #[must_use]
     pub fn len(&self) -> u32 {
@@ -270,6 +276,56 @@ impl Buffers {
             Ok(count) if count <= self.length => Ok(self.take_front(count)),
             _ => Err(io::ErrorKind::UnexpectedEof.into()),
         }
+    }
+
+    /// Copies all bytes to a place in another memory.
+    ///
+    /// # Errors
+    /// When there is no room for them there.
+    pub fn copy_to(
+        &mut self,
+        ram: &GuestRam,
+        to: &GuestRam,
+        at: GuestAddress,
+    ) -> Result<(), GuestMemoryError> {
+        self.copy(ram, to, at, |here, there| {
+            here.copy_to_volatile_slice(there)
+        })
+    }
+
+    /// Fills all bytes from a place in another memory.
+    ///
+    /// # Errors
+    /// When there are fewer there.
+    pub fn copy_from(
+        &mut self,
+        ram: &GuestRam,
+        from: &GuestRam,
+        at: GuestAddress,
+    ) -> Result<(), GuestMemoryError> {
+        self.copy(ram, from, at, |here, there| {
+            there.copy_to_volatile_slice(here)
+        })
+    }
+
+    fn copy(
+        &self,
+        ram: &GuestRam,
+        other: &GuestRam,
+        at: GuestAddress,
+        copy: impl Fn(VolatileSlice<'_>, VolatileSlice<'_>),
+    ) -> Result<(), GuestMemoryError> {
+        let mut at = at;
+        for (address, length) in &self.ranges {
+            for here in ram.get_slices(*address, *length as usize) {
+                let here = here?;
+                let there = other.get_slice(at, here.len())?;
+                copy(here, there);
+                // The slice is within the memory, so the sum is at most its end.
+                at = GuestAddress(at.0.wrapping_add(here.len() as u64));
+            }
+        }
+        Ok(())
     }
 
     /// Forgets the content of all whole pages in the ranges: the host takes them, and the guest finds

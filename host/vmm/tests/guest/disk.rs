@@ -1,4 +1,4 @@
-//! What a disk does for a guest: past the guest's page cache, one block after the other, or anywhere with many
+//! What a disk, or a file, does for a guest: past the guest's page cache, one block after the other, or anywhere with many
 //! requests in flight.
 
 use std::fs::{File, OpenOptions};
@@ -21,7 +21,7 @@ unsafe extern "C" {
     fn syscall(number: i64, ...) -> i64;
 }
 
-/// `struct iocb` of <linux/aio_abi.h>. All zeroes but for what is named is a read.
+/// `struct iocb` of <linux/aio_abi.h>. The operation 0 reads (IOCB_CMD_PREAD), 1 writes (IOCB_CMD_PWRITE).
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct Request {
@@ -65,19 +65,18 @@ impl Pages {
     }
 }
 
-fn open(name: &str, write: bool) -> io::Result<File> {
+fn open(path: &str, write: bool) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    let path = format!("/dev/{name}");
-    options.read(true).write(write).custom_flags(O_DIRECT).open(path)
+    options.read(true).write(write).create(write).custom_flags(O_DIRECT).open(path)
 }
 
 fn check(result: i64) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
-/// Reads a disk from its beginning to its end; answers bytes and microseconds.
-pub fn read(name: &str) -> io::Result<String> {
-    let mut file = open(name, false)?;
+/// Reads from the beginning to its end; answers bytes and microseconds.
+pub fn read(path: &str) -> io::Result<String> {
+    let mut file = open(path, false)?;
     let mut pages = Pages::new(LARGE);
     let (began, mut total) = (Instant::now(), 0);
     loop {
@@ -88,9 +87,9 @@ pub fn read(name: &str) -> io::Result<String> {
     }
 }
 
-/// Writes a disk of so many bytes from its beginning to its end and flushes it; answers bytes and microseconds.
-pub fn write(name: &str, size: u64) -> io::Result<String> {
-    let mut file = open(name, true)?;
+/// Writes so many bytes from the beginning and flushes them; answers bytes and microseconds.
+pub fn write(path: &str, size: u64) -> io::Result<String> {
+    let mut file = open(path, true)?;
     let mut pages = Pages::new(LARGE);
     let (began, mut total) = (Instant::now(), 0);
     while total < size {
@@ -102,15 +101,15 @@ pub fn write(name: &str, size: u64) -> io::Result<String> {
     Ok(format!("{total} {}", began.elapsed().as_micros()))
 }
 
-/// Reads blocks of 4 KiB anywhere on a disk of so many bytes, `depth` at once, for so many milliseconds; answers
+/// Reads or writes blocks of 4 KiB anywhere in so many bytes, `depth` at once, for so many milliseconds; answers
 /// how many and the microseconds that they took.
-pub fn random(name: &str, size: u64, depth: usize, milliseconds: u64) -> io::Result<String> {
+pub fn random(path: &str, size: u64, depth: usize, milliseconds: u64, writes: bool) -> io::Result<String> {
     let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
     let blocks = size / SMALL as u64;
     if blocks == 0 || depth == 0 || depth > MAX_DEPTH {
         return Err(invalid());
     }
-    let file = open(name, false)?;
+    let file = open(path, writes)?;
     let mut pages = Pages::new(depth * SMALL);
     let base = pages.get().as_mut_ptr() as u64;
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
@@ -123,6 +122,7 @@ pub fn random(name: &str, size: u64, depth: usize, milliseconds: u64) -> io::Res
     let mut requests: Vec<Request> = (0..depth as u64)
         .map(|index| Request {
             data: index,
+            opcode: u16::from(writes),
             fd: file.as_raw_fd() as u32,
             buffer: base + index * SMALL as u64,
             length: SMALL as u64,
@@ -152,7 +152,7 @@ pub fn random(name: &str, size: u64, depth: usize, milliseconds: u64) -> io::Res
         let on = Instant::now() < end;
         for event in &events[..count] {
             if event.result[0] != SMALL as i64 {
-                return Err(io::Error::other(format!("a read ended with {}", event.result[0])));
+                return Err(io::Error::other(format!("a block ended with {}", event.result[0])));
             }
             done += 1;
             match on {

@@ -7,7 +7,9 @@
 //! Where it is not PID 1, such as in a container, it obeys its command line and ends.
 
 mod disk;
+mod files;
 
+use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
@@ -233,9 +235,25 @@ fn give_driver(serial: &str) -> Option<()> {
     fs::write("/sys/bus/platform/drivers/virtio-mmio/bind", slot.file_name().as_encoded_bytes()).ok()
 }
 
-/// The name of the disk with a serial.
-fn named(serial: &str) -> std::io::Result<String> {
-    disk(serial).ok_or_else(|| std::io::ErrorKind::NotFound.into())
+/// The path of the disk with a serial, or what is a path already.
+fn path(place: &str) -> std::io::Result<String> {
+    if place.starts_with('/') {
+        return Ok(place.to_owned());
+    }
+    let name = disk(place).ok_or(std::io::ErrorKind::NotFound)?;
+    Ok(format!("/dev/{name}"))
+}
+
+/// Mounts a file system of a disk by its serial, or of a tag.
+fn mount_at(kind: &str, from: &str, to: &str) -> std::io::Result<String> {
+    fs::create_dir_all(to)?;
+    let from = path(from).unwrap_or_else(|_| from.to_owned());
+    let [from, to, kind] = [from.as_str(), to, kind].map(|text| CString::new(text).unwrap_or_default());
+    // SAFETY: the strings end with a zero and outlive the call.
+    match unsafe { mount(from.as_ptr(), to.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) } {
+        0 => Ok("ok".to_owned()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
 }
 
 /// How many bytes a disk has.
@@ -422,12 +440,20 @@ fn obey(line: &str) -> std::io::Result<String> {
         ["greet", to, milliseconds] => greet(to, milliseconds.parse().unwrap_or(0)),
         ["respond", to] => respond(to),
         ["drain", to] => Ok(drained(&mut std::net::TcpStream::connect(to)?)?.to_string()),
-        ["sequential", serial] => disk::read(&named(serial)?),
-        ["write", serial] => disk::write(&named(serial)?, size(serial)),
+        ["sequential", place] => disk::read(&path(place)?),
+        ["write", serial] => disk::write(&path(serial)?, size(serial)),
         ["random", serial, depth, milliseconds] => {
             let depth = depth.parse().unwrap_or(0);
-            disk::random(&named(serial)?, size(serial), depth, milliseconds.parse().unwrap_or(0))
+            disk::random(&path(serial)?, size(serial), depth, milliseconds.parse().unwrap_or(0), false)
         }
+        ["fill-file", path, size] => disk::write(path, size.parse().unwrap_or(0)),
+        ["random-in-file", path, way, depth, milliseconds] => {
+            let (depth, size) = (depth.parse().unwrap_or(0), fs::metadata(path)?.len());
+            disk::random(path, size, depth, milliseconds.parse().unwrap_or(0), way == "write")
+        }
+        ["many-files", directory, count] => files::many(directory, count.parse().unwrap_or(0)),
+        ["mount", kind, from, to] => mount_at(kind, from, to),
+        ["link", to, from] => std::os::unix::fs::symlink(to, from).map(|()| "ok".to_owned()),
         // How many receive and transmit queues the interface has.
         ["queues"] => {
             let names: Vec<_> = fs::read_dir("/sys/class/net/eth0/queues")?

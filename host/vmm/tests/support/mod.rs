@@ -37,7 +37,7 @@ pub struct Shape {
     pub read_write_slots: u8,
     pub kernel: PathBuf,
     pub initrd: PathBuf,
-    pub network: bool,
+    pub network_interfaces: u8,
     /// Whether the host's kernel moves the packets.
     pub vhost_net: bool,
 }
@@ -57,7 +57,7 @@ impl Shape {
             read_write_slots: 2,
             kernel: images.kernel.clone(),
             initrd: images.initrd.clone(),
-            network: false,
+            network_interfaces: 0,
             vhost_net: false,
         }
     }
@@ -150,7 +150,8 @@ impl Vm {
         ];
         if shape.vhost_net {
             let pairs = bulkhead_vmm_api::queue_pairs(shape.vcpus);
-            fds.extend((0..pairs).map(|_| vhost_net()));
+            let count = pairs * usize::from(shape.network_interfaces);
+            fds.extend((0..count).map(|_| vhost_net()));
         }
         let started = Instant::now();
         let child = spawn(
@@ -165,7 +166,8 @@ impl Vm {
                 vsock_fd: fds[4],
                 read_only_slots: shape.read_only_slots,
                 read_write_slots: shape.read_write_slots,
-                network: shape.network,
+                network_interfaces: shape.network_interfaces,
+                shared_volumes: false,
                 vhost_net_fds: fds[5..].to_vec(),
                 uid: user(),
                 gid: user(),

@@ -55,7 +55,7 @@ async fn guest(listener: OwnedFd, announcement: OwnedFd, started: Instant) -> Re
     let run = Path::new(RUN);
     let disks = Disks::shown_in(Path::new(DISKS));
     let scratch = Arc::new(Scratch::new(disks.clone(), run.join("scratch")));
-    let backing = GuestDisks::new(disks, run.join("images"), scratch.clone());
+    let backing = GuestDisks::new(disks, run, scratch.clone());
     let paths = Paths {
         cgroup: PathBuf::from("/sys/fs/cgroup/bulkhead"),
         mount_point: run.join("root"),

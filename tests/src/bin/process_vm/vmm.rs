@@ -31,7 +31,10 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWNS
 pub(crate) fn run() -> Result<ExitReason> {
     let main_ns = monotonic_ns();
     let config: VmmConfig = serde_json::from_reader(std::io::stdin().lock())?;
-    ensure!(!config.network, "A pod of processes has no network");
+    ensure!(
+        config.network_interfaces == 0,
+        "A pod of processes has no network"
+    );
     let take = |fd| -> Result<OwnedFd> {
         let fd = inherited(fd)?;
         fcntl_setfd(&fd, FdFlags::CLOEXEC)?;

@@ -2,7 +2,7 @@
 
 use super::{ContainerFigures, ContainerStats, Definition, InterfaceCounters, Value};
 use bulkhead_cri::v1::MetricType::{self, Counter, Gauge};
-use bulkhead_sandbox::figures::{CpuStats, IoStats, MemoryStats, Pressure};
+use bulkhead_sandbox::figures::{CpuStats, IoStats, MemoryStats, Pressure, WritableLayer};
 
 const SECOND_US: u64 = 1_000_000;
 const SECOND_NS: i64 = 1_000_000_000;
@@ -52,6 +52,30 @@ fn disks(stats: &ContainerStats, value: fn(&IoStats) -> u64) -> Vec<Value> {
     disks
         .map(|disk| (vec![format!("{}:{}", disk.major, disk.minor)], value(disk)))
         .collect()
+}
+
+/// Bytes by device and direction.
+fn directions(stats: &ContainerStats) -> Vec<Value> {
+    let disks = stats.io.iter().flat_map(|disk| {
+        let (major, minor) = (disk.major.to_string(), disk.minor.to_string());
+        let labels = move |operation: &str| {
+            let device = format!("{major}:{minor}");
+            vec![device, major.clone(), minor.clone(), operation.to_owned()]
+        };
+        [
+            (labels("Read"), disk.read_bytes),
+            (labels("Write"), disk.written_bytes),
+        ]
+    });
+    disks.collect()
+}
+
+/// What a container's changes are on, where the guest knows it.
+fn layer(figures: &ContainerFigures, value: fn(&WritableLayer) -> u64) -> Vec<Value> {
+    let layer = figures.stats.writable_layer.as_ref();
+    let known = layer.filter(|layer| layer.capacity_bytes != 0);
+    let value = known.map(|layer| (vec!["scratch".to_owned()], value(layer)));
+    value.into_iter().collect()
 }
 
 fn interfaces(all: &[InterfaceCounters], value: fn(&InterfaceCounters) -> u64) -> Vec<Value> {
@@ -111,6 +135,10 @@ pub(super) const CONTAINER_AND_POD: &[Definition<ContainerStats>] = &[
         |stats| memory(stats, |memory| memory.mapped_file_bytes)),
     define("container_memory_kernel_usage", "Size of kernel memory allocated in bytes.", Gauge, &[],
         |stats| memory(stats, |memory| memory.kernel_bytes)),
+    define("container_memory_total_active_file_bytes", "Current total active file in bytes.", Gauge, &[],
+        |stats| memory(stats, |memory| memory.active_file_bytes)),
+    define("container_memory_total_inactive_file_bytes", "Current total inactive file in bytes.", Gauge, &[],
+        |stats| memory(stats, |memory| memory.inactive_file_bytes)),
     define("container_memory_max_usage_bytes", "Maximum memory usage recorded in bytes", Gauge, &[],
         |stats| one(stats.memory.as_ref().and_then(|memory| memory.peak_bytes))),
     define("container_memory_swap", "Container swap usage in bytes.", Gauge, &[],
@@ -121,6 +149,8 @@ pub(super) const CONTAINER_AND_POD: &[Definition<ContainerStats>] = &[
         |stats| stats.memory.as_ref().map(faults).unwrap_or_default()),
     define("container_oom_events_total", "Count of out of memory events observed for the container", Counter, &[],
         |stats| memory(stats, |memory| memory.oom_kills)),
+    define("container_blkio_device_usage_total", "Blkio device bytes usage", Counter, &["device", "major", "minor", "operation"],
+        directions),
     define("container_fs_reads_bytes_total", "Cumulative count of bytes read", Counter, &["device"],
         |stats| disks(stats, |disk| disk.read_bytes)),
     define("container_fs_reads_total", "Cumulative count of reads completed", Counter, &["device"],
@@ -152,6 +182,18 @@ pub(super) const CONTAINER_AND_POD: &[Definition<ContainerStats>] = &[
 pub(super) const CONTAINER: &[Definition<ContainerFigures>] = &[
     define("container_fs_usage_bytes", "Number of bytes that are consumed by the container on this filesystem.", Gauge, &["device"],
         |figures| figures.stats.writable_layer.as_ref().map(|layer| (vec!["scratch".to_owned()], layer.used_bytes)).into_iter().collect()),
+    define("container_fs_limit_bytes", "Number of bytes that can be consumed by the container on this filesystem.", Gauge, &["device"],
+        |figures| layer(figures, |layer| layer.capacity_bytes)),
+    define("container_fs_inodes_total", "Number of Inodes", Gauge, &["device"],
+        |figures| layer(figures, |layer| layer.capacity_inodes)),
+    define("container_fs_inodes_free", "Number of available Inodes", Gauge, &["device"],
+        |figures| layer(figures, |layer| layer.free_inodes)),
+    define("container_file_descriptors", "Number of open file descriptors for the container.", Gauge, &[],
+        |figures| one(Some(figures.stats.file_descriptors))),
+    define("container_sockets", "Number of open sockets for the container.", Gauge, &[],
+        |figures| one(Some(figures.stats.sockets))),
+    define("container_ulimits_soft", "Soft ulimit values for the container root process. Unlimited if -1, except priority and nice", Gauge, &["ulimit"],
+        |figures| figures.stats.descriptor_limit.map(|limit| (vec!["max_open_files".to_owned()], limit)).into_iter().collect()),
     define("container_processes", "Number of processes running inside the container.", Gauge, &[],
         |figures| one(Some(figures.stats.processes))),
     define("container_last_seen", "Last time a container was seen by the exporter", Gauge, &[],
@@ -166,6 +208,8 @@ pub(super) const CONTAINER: &[Definition<ContainerFigures>] = &[
         |figures| asked(figures, |resources| resources.cpu_shares)),
     define("container_spec_memory_limit_bytes", "Memory limit for the container.", Gauge, &[],
         |figures| one(figures.stats.memory.as_ref().map(|memory| memory.limit_bytes))),
+    define("container_spec_memory_reservation_limit_bytes", "Memory reservation limit for the container.", Gauge, &[],
+        |figures| one(figures.stats.memory.as_ref().map(|memory| memory.reserved_bytes))),
     define("container_spec_memory_swap_limit_bytes", "Memory swap limit for the container.", Gauge, &[],
         |figures| asked(figures, |resources| resources.memory_swap_limit_in_bytes)),
 ];

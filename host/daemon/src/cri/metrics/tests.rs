@@ -2,6 +2,7 @@ use super::{descriptors, pod};
 use bulkhead_cri::v1;
 use bulkhead_sandbox::figures::{
     ContainerFigures, ContainerStats, GuestFigures, InterfaceCounters, IoStats, PodFigures,
+    WritableLayer,
 };
 use std::collections::{HashMap, HashSet};
 
@@ -54,7 +55,11 @@ fn bulkhead_agent_files(usage_us: u64) -> ContainerStats {
     let mut disk = IoStats::new();
     (disk.major, disk.written_bytes) = (254, 77);
     stats.io = vec![disk];
-    stats.writable_layer = Some(Default::default()).into();
+    let mut layer = WritableLayer::new();
+    (layer.capacity_bytes, layer.free_inodes) = (1 << 30, 60_000);
+    stats.writable_layer = Some(layer).into();
+    (stats.file_descriptors, stats.sockets) = (9, 3);
+    stats.descriptor_limit = Some(1024);
     stats
 }
 
@@ -122,6 +127,11 @@ fn values_and_labels_are_those_of_the_figures() {
     assert_eq!(value("container_last_seen"), 3);
     assert_eq!(value("container_start_time_seconds"), 2);
     assert_eq!(value("container_fs_writes_bytes_total"), 77);
+    assert_eq!(value("container_fs_limit_bytes"), 1 << 30);
+    assert_eq!(value("container_fs_inodes_free"), 60_000);
+    assert_eq!(value("container_file_descriptors"), 9);
+    assert_eq!(value("container_sockets"), 3);
+    assert_eq!(value("container_ulimits_soft"), 1024);
     assert_eq!(value("container_pressure_cpu_waiting_seconds_total"), 2);
     assert_eq!(value("container_pressure_io_stalled_seconds_total"), 1);
 }

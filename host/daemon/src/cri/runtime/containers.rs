@@ -109,7 +109,7 @@ pub(super) async fn remove(
 
 fn matching(api: &RuntimeApi, wanted: Option<&ContainerFilter>) -> Vec<Container> {
     let all = api.sandboxes.containers().into_iter();
-    all.map(|container| convert::container(container.record()))
+    all.map(|container| convert::container(&container))
         .filter(|container| filter::container(container, wanted))
         .collect()
 }

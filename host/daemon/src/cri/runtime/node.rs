@@ -64,7 +64,7 @@ pub(super) async fn status(
     let features = RuntimeHandlerFeatures {
         user_namespaces: true,
         // No volume of the node is mounted yet.
-        recursive_read_only_mounts: false,
+        recursive_read_only_mounts: true,
     };
     let handlers = api.config.runtimes.keys().map(|name| RuntimeHandler {
         name: name.clone(),

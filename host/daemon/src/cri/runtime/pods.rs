@@ -2,6 +2,7 @@
 
 use super::{Messages, RuntimeApi, required};
 use crate::cri::{convert, filter, paging, sandbox_status};
+use crate::heap;
 use bulkhead_cri::v1::*;
 use bulkhead_sandbox::SandboxRecord;
 use serde_json::json;
@@ -45,11 +46,15 @@ pub(super) async fn remove(
 ) -> Result<RemovePodSandboxResponse, Status> {
     let removed = api.sandboxes.remove_sandbox(&request.pod_sandbox_id).await;
     removed.map_err(sandbox_status)?;
+    heap::pod_gone();
     Ok(RemovePodSandboxResponse {})
 }
 
-/// What `verbose` adds to a pod's status: how it was started and what runs it.
+/// What `verbose` adds to a pod's status: how it was started, what runs it, and what that holds.
 fn info(record: &SandboxRecord) -> String {
+    // None that has ended.
+    let file_daemon = record.file_daemon.as_ref();
+    let file_daemon = file_daemon.and_then(|daemon| daemon.gauges().ok());
     let phases: Vec<_> = record
         .phases
         .rows()
@@ -64,6 +69,7 @@ fn info(record: &SandboxRecord) -> String {
         "vm": record.size,
         "resources": record.resources,
         "vmmPid": record.vmm.as_ref().map(|vmm| vmm.pid),
+        "fileDaemon": file_daemon,
         "guestBootNs": record.phases.guest_boot_ns,
         "phases": phases,
     })
@@ -86,7 +92,10 @@ pub(super) async fn status(
     let record = sandbox.record();
     let mut verbose = HashMap::new();
     if request.verbose {
-        verbose.insert("info".to_owned(), info(&record));
+        let of = record.clone();
+        let info = tokio::task::spawn_blocking(move || info(&of)).await;
+        let info = info.map_err(|error| Status::internal(error.to_string()))?;
+        verbose.insert("info".to_owned(), info);
     }
     Ok(PodSandboxStatusResponse {
         status: Some(convert::sandbox_status(record)),
@@ -101,7 +110,7 @@ pub(super) async fn status(
 
 fn matching(api: &RuntimeApi, wanted: Option<&PodSandboxFilter>) -> Vec<PodSandbox> {
     let all = api.sandboxes.sandboxes().into_iter();
-    all.map(|sandbox| convert::sandbox(sandbox.record()))
+    all.map(|sandbox| convert::sandbox(&sandbox))
         .filter(|pod| filter::sandbox(pod, wanted))
         .collect()
 }

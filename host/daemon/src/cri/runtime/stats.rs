@@ -41,7 +41,7 @@ async fn containers(api: &RuntimeApi, wanted: Option<ContainerStatsFilter>) -> V
     });
     let all = api.sandboxes.containers().into_iter();
     let matching = all
-        .filter(|one| filter::container(&convert::container(one.record()), wanted.as_ref()))
+        .filter(|one| filter::container(&convert::container(one), wanted.as_ref()))
         .collect();
     let figures = api.sandboxes.container_figures(matching).await;
     figures.into_iter().map(|one| container(api, one)).collect()
@@ -82,7 +82,7 @@ async fn pods(api: &RuntimeApi, wanted: Option<PodSandboxStatsFilter>) -> Vec<Po
     });
     let all = api.sandboxes.sandboxes().into_iter();
     let matching = all
-        .filter(|one| filter::sandbox(&convert::sandbox(one.record()), wanted.as_ref()))
+        .filter(|one| filter::sandbox(&convert::sandbox(one), wanted.as_ref()))
         .collect();
     let figures = api.sandboxes.pod_figures(matching).await;
     figures.into_iter().map(|one| pod(api, one)).collect()

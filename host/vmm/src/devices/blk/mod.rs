@@ -77,6 +77,17 @@ pub enum BindError {
     /// A limit of 0.
     #[error("A rate limit of 0 would stop the disk for ever")]
     Limits,
+    /// There is no disk in the slot.
+    #[error("The slot is empty")]
+    Empty,
+    /// What the guest may have written would be cut off.
+    #[error("The file has {now} bytes and had {before}; a disk does not become smaller")]
+    Shrunk {
+        /// What the guest knows.
+        before: u64,
+        /// What there is.
+        now: u64,
+    },
     /// The size is 0 or not a multiple of a sector.
     #[error("The file's size of {0} bytes is not a positive multiple of {SECTOR}")]
     Size(u64),
@@ -206,6 +217,27 @@ impl Disk {
         self.notifier
             .change_config(|| self.capacity.store(sectors, Ordering::SeqCst));
         Ok(())
+    }
+
+    /// Takes over the size of the slot's file, which has grown or not. Answers it in bytes.
+    ///
+    /// # Errors
+    /// [`BindError`]; nothing has changed then.
+    pub fn measure(&self) -> Result<u64, BindError> {
+        let mut state = lock(&self.state);
+        let bound = state.bound.as_mut().ok_or(BindError::Empty)?;
+        let sectors = check_file(&bound.file, self.read_only())?;
+        let (before, now) = (bound.sectors * SECTOR, sectors * SECTOR);
+        if now < before {
+            return Err(BindError::Shrunk { before, now });
+        }
+        bound.sectors = sectors;
+        drop(state);
+        if now > before {
+            self.notifier
+                .change_config(|| self.capacity.store(sectors, Ordering::SeqCst));
+        }
+        Ok(now)
     }
 
     /// Empties the slot. Answers whether nothing is running on the file any more; otherwise `ended`

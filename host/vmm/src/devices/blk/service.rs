@@ -237,11 +237,11 @@ impl Service {
             return Ok(Served::Empty);
         };
         let mut state = lock(&disk.state);
-        for _ in 0..BATCH {
+        for taken in 0..BATCH {
             if self.jobs.is_full() {
                 return Ok(Served::More);
             }
-            let result = self.serve_one(index, &disk, &mut state)?;
+            let result = self.serve_one(index, &disk, &mut state, taken > 0)?;
             match result {
                 Ok(None) => {}
                 Ok(Some(served)) => return Ok(served),
@@ -257,12 +257,15 @@ impl Service {
         Ok(Served::More)
     }
 
-    /// Takes one request; answers when there is none to take.
+    /// Takes one request; answers when there is none to take. After others in this round the driver is not asked to
+    /// notify of more: the next round looks, once these have been given to the engine, and what the driver makes
+    /// available meanwhile costs it no exit.
     fn serve_one(
         &mut self,
         index: usize,
         disk: &Arc<Disk>,
         state: &mut State,
+        after_others: bool,
     ) -> Result<Result<Option<Served>, QueueError>, Error> {
         let target = Target {
             ram: &self.ram,
@@ -274,6 +277,7 @@ impl Service {
         };
         let mut chain = match queue.pop(&self.ram) {
             Ok(Some(chain)) => chain,
+            Ok(None) if after_others => return Ok(Ok(Some(Served::More))),
             // Ask for a notification, and look once more for what came before the driver saw it.
             Ok(None) => {
                 let more = queue.set_notifications(&self.ram, true);

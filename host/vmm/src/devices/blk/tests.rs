@@ -372,6 +372,37 @@ fn only_whole_files_of_the_right_kind_are_bound() {
 }
 
 #[test]
+fn a_disk_grows_with_its_file_and_never_shrinks() {
+    for mut s in setups(DiskSlot::ReadWrite(0)) {
+        assert!(matches!(s.disk.measure(), Err(BindError::Empty)));
+        let file = file(8);
+        s.bind(&file).unwrap();
+        assert_eq!(s.disk.measure().unwrap(), 8 * 512);
+        assert_eq!(s.raised.counts().1, 1, "nothing has changed");
+        assert_eq!(s.ask(OUT, 8, 512, false), (1, 1));
+        file.set_len(16 * 512).unwrap();
+        assert_eq!(s.disk.measure().unwrap(), 16 * 512);
+        assert_eq!((s.capacity(), s.raised.counts().1), (16, 2));
+        assert_eq!(s.ask(OUT, 15, 512, false), (0, 1));
+        for (length, whole) in [(8 * 512, true), (16 * 512 + 1, false)] {
+            file.set_len(length).unwrap();
+            let refused = s.disk.measure();
+            let shrunk = matches!(
+                refused,
+                Err(BindError::Shrunk {
+                    before: 8192,
+                    now: 4096
+                })
+            );
+            assert!(shrunk == whole && refused.is_err(), "{refused:?}");
+            assert_eq!((s.capacity(), s.raised.counts().1), (16, 2));
+        }
+        s.unbind();
+        assert!(matches!(s.disk.measure(), Err(BindError::Empty)));
+    }
+}
+
+#[test]
 fn a_file_that_shrinks_gives_errors() {
     for mut s in setups(DiskSlot::ReadWrite(0)) {
         let file = file(8);
